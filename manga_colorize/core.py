@@ -6,12 +6,13 @@
 __all__ = ['scales', 'Scale', 'has_gpu', 'read_image', 'over_white', 'to_image', 'to_tensor', 'page_sheet', 'jpeg_bytes',
            'show_pages', 'seed_everything', 'atomic_path']
 
-# %% ../nbs/00_core.ipynb #ff9e985d
-import os,random,tempfile,warnings
+# %% ../nbs/00_core.ipynb #8a27adc2
+import os,random,warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np,torch
 from PIL import Image,ImageDraw,ImageFont,ImageOps
@@ -101,11 +102,11 @@ def to_tensor(
     if len(t)==4: t[3] = (t[3]+1)/2
     return t
 
-# %% ../nbs/00_core.ipynb #3391612c
+# %% ../nbs/00_core.ipynb #1472f11f
 def _fit(x, px):
-    im = Image.fromarray(to_image(x)); im.thumbnail((px,px)) if max(im.size)>px else None
-    k = px/max(im.size)
-    return im if k<=1 else im.resize([max(1,round(s*k)) for s in im.size], Image.NEAREST)
+    im = Image.fromarray(to_image(x)); k = px/max(im.size)
+    size = [max(1, round(s*k)) for s in im.size]
+    return im.resize(size, Image.Resampling.NEAREST if k>1 else Image.Resampling.BOX)
 
 def page_sheet(
     *columns,    # Each a batch tensor or a list of anything `to_image` takes; None leaves a gap
@@ -151,20 +152,15 @@ def seed_everything(
     "Start every random generator that a lesson uses from `seed`"
     random.seed(seed); np.random.seed(seed%2**32); torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #edba9deb
+# %% ../nbs/00_core.ipynb #eb573b44
 @contextmanager
 def atomic_path(
     path # Where the file shall be
 ): # A temporary path in the same folder, with the same suffix
     "Write to a temporary name; rename it to `path` on success, remove it on an error"
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd,name = tempfile.mkstemp(dir=path.parent, prefix='.'+path.stem[:40]+'-', suffix=path.suffix); os.close(fd)
-    tmp = Path(name)
+    tmp = path.with_name(f'.{path.stem[:40]}-{uuid4().hex[:8]}{path.suffix}')
     try:
         yield tmp
-        tmp.chmod(0o666 & ~_umask()); os.replace(tmp, path)
+        os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
-
-def _umask():
-    mask = os.umask(0o022); os.umask(mask)
-    return mask
