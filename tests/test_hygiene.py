@@ -1,0 +1,106 @@
+"The repository as a reader meets it: light, clean, honest notebooks"
+import json, re, subprocess
+from configparser import ConfigParser
+from importlib import import_module
+from pathlib import Path
+import nbformat, pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+LESSONS = [p for p in NOTEBOOKS if p.name!='index.ipynb']
+rel = lambda p: p.relative_to(ROOT).as_posix()
+by_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=rel)
+by_lesson = pytest.mark.parametrize('path', LESSONS, ids=rel)
+
+def read(path): return nbformat.read(path, 4)
+def code(nb): return [c for c in nb.cells if c.cell_type=='code']
+def outputs(nb): return [o for c in code(nb) for o in c.outputs]
+
+@by_notebook
+def test_light(path): assert path.stat().st_size <= 400_000
+
+@by_notebook
+def test_valid_with_stable_ids(path):
+    nb = read(path); nbformat.validate(nb)
+    ids = [c.id for c in nb.cells]
+    assert len(set(ids))==len(ids)
+
+@by_notebook
+def test_no_debris(path):
+    nb = read(path)
+    assert not [o for o in outputs(nb) if o.output_type=='error' or o.get('name')=='stderr'], 'warnings or errors in the outputs'
+    assert 'widgets' not in nb.metadata
+    text = json.dumps([o for o in outputs(nb)])
+    for debris in ('<progress', 'FutureWarning', 'UserWarning', 'it/s]'): assert debris not in text, debris
+
+@by_notebook
+def test_no_machine_paths(path):
+    assert not re.search(r'(/home/|/Users/|/root/|/work/|[A-Z]:\\\\Users|site-packages)', path.read_text(encoding='utf-8'))
+
+@by_lesson
+def test_opens_in_colab(path):
+    nb = read(path); first = nb.cells[0].source
+    assert re.match(r'# .+\n\n> .+', first), 'a title and a subtitle'
+    assert f'blob/main/{rel(path)})' in first and 'colab-badge.svg' in first
+    assert any("'google.colab' in sys.modules" in c.source and '#| hide' in c.source for c in code(nb)[:2])
+
+@by_lesson
+def test_picture_within_six_cells(path):
+    seen = [o for c in [c for c in read(path).cells if '#| hide' not in c.source and '#| default_exp' not in c.source][:6]
+            if c.cell_type=='code' for o in c.outputs]
+    assert any(kind.startswith('image/') for o in seen for kind in o.get('data', {}))
+
+@by_lesson
+def test_pacing(path):
+    "Never more than four code cells in a row, and every lesson says where to go next"
+    kinds = ['c' if c.cell_type=='code' else 'm' for c in read(path).cells if '#| hide' not in c.source and '#| default_exp' not in c.source]
+    assert max(map(len, ''.join(kinds).split('m'))) <= 4
+
+@by_lesson
+def test_one_subject(path):
+    lines = [l for c in code(read(path)) if re.match(r'#\| exports?\b', c.source) for l in c.source.splitlines()[1:] if l.strip()]
+    assert len(lines) <= 250, f'{len(lines)} exported lines'
+
+@by_notebook
+def test_runs_without_nbdev(path): assert 'nbdev' not in ' '.join(c.source for c in code(read(path)))
+
+@by_notebook
+def test_links_lead_somewhere(path):
+    for c in read(path).cells:
+        if c.cell_type!='markdown': continue
+        for target in re.findall(r'\]\(([^)#\s]+)[^)]*\)', c.source):
+            if not re.match(r'https?:|mailto:', target): assert (path.parent/target).exists(), target
+
+def test_sidebar_names_every_notebook():
+    listed = re.findall(r'[\w/.-]+\.ipynb', (ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))
+    assert sorted(listed)==sorted(p.relative_to(ROOT/'nbs').as_posix() for p in NOTEBOOKS)
+
+def test_quarto_config_is_shared(): assert (ROOT/'nbs'/'_quarto.yml').read_text(encoding='utf-8')==(ROOT/'_quarto.yml').read_text(encoding='utf-8')
+
+def settings():
+    config = ConfigParser(delimiters=['=']); config.read(ROOT/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+@pytest.mark.parametrize('script', settings()['console_scripts'].split())
+def test_every_command_has_help(script, capsys):
+    name,target = script.split('='); module,func = target.split(':')
+    with pytest.raises(SystemExit) as e: _with_args(getattr(import_module(module), func), name, '--help')
+    assert e.value.code in (0, None)
+    assert 'usage' in capsys.readouterr().out
+
+def _with_args(func, *argv):
+    import sys
+    old,sys.argv = sys.argv,list(argv)
+    main = sys.modules['__main__']
+    try: return _as_command(func)
+    finally: sys.argv = old
+
+def _as_command(func):
+    "fastcore's `call_parse` reads the command line only when its caller's module is not named"
+    return eval('f()', {'f':func, '__name__':'__main__'})
+
+def test_repository_is_small():
+    files = subprocess.run(['git','ls-files','-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')
+    sizes = {f:(ROOT/f).stat().st_size for f in files if f and (ROOT/f).is_file()}
+    assert max(sizes.values()) <= 11_000_000
+    assert sum(s for f,s in sizes.items() if f.startswith('data/')) <= 15_000_000
