@@ -179,9 +179,9 @@ def test_an_endless_source_stays_bounded():
     results.close()
 
 def test_command(pages, tmp_path, capsys):
-    manga_dataset(str(pages), str(tmp_path/'out'), size=48, n=4, n_workers=0)
+    manga_dataset(str(pages), str(tmp_path/'out'), size=48, n=4, workers=0)
     assert 'train' in capsys.readouterr().out and len(read_metadata(tmp_path/'out'))==4
-    with pytest.raises(SystemExit, match='expected a folder'): manga_dataset(str(tmp_path/'no'), str(tmp_path/'o'), n_workers=0)
+    with pytest.raises(SystemExit, match='expected a folder'): manga_dataset(str(tmp_path/'no'), str(tmp_path/"o"), workers=0)
 
 @pytest.mark.skipif(not ART, reason='MANGA_ART names no folder of real pictures')
 def test_real_art(tmp_path):

@@ -157,23 +157,23 @@ def _finish(dst, recipe, kept, refused):
     _save_text(dst/'metadata.jsonl', ''.join(json.dumps(f, ensure_ascii=False)+'\n' for f in kept))
     return Report(dst, **report)
 
-# %% ../../nbs/data/06_dataset.ipynb #b793b9ad
+# %% ../../nbs/data/06_dataset.ipynb #2693e0c6
 @call_parse
 def manga_dataset(
-    src:str,                  # A folder of pictures, or the word world to have them drawn
-    dst:str,                  # The folder to make
-    n:int=None,               # Pictures to keep; a world needs this
-    size:int=256,             # Side of the pictures, pixels
-    max_complexity:float=40., # Most ink a sketch may have, per cent
-    valid_pct:float=.1,       # Share kept for validation, 0 to 1
-    scenes:float=.5,          # Share of random scenes in a world, 0 to 1
-    seed:int=0,               # Decides the world, the choice and the split
-    n_workers:int=os.cpu_count() # Processes; 0 works in this one
+    src:str,                   # A folder of pictures, or the word world to have them drawn
+    dst:str,                   # The folder to make
+    n:int=None,                # Pictures to keep; a world needs this
+    size:int=256,              # Side of the pictures, pixels
+    complexity:float=40.,      # Most ink a sketch may have, per cent
+    valid:float=.1,            # Share kept for validation, 0 to 1
+    scenes:float=.5,           # Share of random scenes in a world, 0 to 1
+    seed:int=0,                # Decides the world, the choice and the split
+    workers:int=os.cpu_count() # Processes; 0 works in this one
 ):
     "Make a folder of training pictures"
     try:
         if src=='world':
             from manga_colorize.data.world import World
             src = World(seed=seed)
-        print(build_dataset(src, dst, size=size, max_complexity=max_complexity, n=n, seed=seed, valid_pct=valid_pct, scenes=scenes, n_workers=n_workers))
+        print(build_dataset(src, dst, size, complexity, n, seed, valid, scenes, workers))
     except (ValueError,OSError) as e: raise SystemExit(f'manga-dataset: {e}')
