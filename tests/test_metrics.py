@@ -20,7 +20,14 @@ def test_parity_with_scikit_image(seed):
     assert mse(fake, color)==pytest.approx(sk.mean_squared_error(color, fake)/255**2, rel=1e-9)
     assert mae(fake, color)==pytest.approx(np.abs(color.astype(float)-fake).mean()/255, rel=1e-9)
     expect = sk.structural_similarity(color, fake, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    assert ssim(fake, color)==pytest.approx(expect, abs=1e-5)
+    assert ssim(fake, color)==pytest.approx(expect, abs=1e-7)
+
+def test_parity_with_torchmetrics():
+    from torchmetrics.functional.image import peak_signal_noise_ratio,structural_similarity_index_measure
+    x,y = [torch.stack([to_tensor(f(i)) for i in range(3)]).double() for f in (lambda i: near(picture(i)), picture)]
+    assert psnr(x, y)==pytest.approx(peak_signal_noise_ratio(x, y, data_range=2., dim=(1,2,3)).item(), rel=1e-6)
+    similar = structural_similarity_index_measure((x+1)/2, (y+1)/2, data_range=1., return_full_image=True)[1]
+    assert ssim(x, y)==pytest.approx(similar[...,5:-5,5:-5].mean().item(), abs=1e-7)
 
 @pytest.mark.parametrize('metric', [mse,mae,psnr,ssim])
 def test_every_form_gives_the_same_number(metric, tmp_path):

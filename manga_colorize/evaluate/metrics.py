@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['as_pair', 'mse', 'mae', 'psnr', 'ssim', 'read_square', 'picture_files', 'Scores', 'evaluate_folder']
 
-# %% ../../nbs/evaluate/01_metrics.ipynb #2d27cfac
-import csv,cv2,numpy as np,torch
+# %% ../../nbs/evaluate/01_metrics.ipynb #9b14a321
+import csv,cv2,re,numpy as np,torch
 from pathlib import Path
 from fastcore.basics import store_attr,patch
 
@@ -58,17 +58,24 @@ def psnr(
     fake,color = as_pair(fake,color)
     return (-10*(fake-color).pow(2).mean((1,2,3)).log10()).mean().item()
 
-# %% ../../nbs/evaluate/01_metrics.ipynb #591dce15
+# %% ../../nbs/evaluate/01_metrics.ipynb #e09428d9
+def _window(x): return cv2.GaussianBlur(x, (11,11), 1.5)[5:-5,5:-5]
+
+def _similarity(x, y, c1=.01**2, c2=.03**2):
+    mx,my = _window(x),_window(y)
+    vx,vy,cov = _window(x*x)-mx*mx,_window(y*y)-my*my,_window(x*y)-mx*my
+    return ((2*mx*my+c1)*(2*cov+c2)/((mx*mx+my*my+c1)*(vx+vy+c2))).mean()
+
+# %% ../../nbs/evaluate/01_metrics.ipynb #38d4b62e
 def ssim(
     fake,  # As `as_pair`, at least 11 pixels high and wide
     color  # As `as_pair`
 )->float: # Mean over pictures, channels and places; 1 is perfect, 0 unrelated, below 0 inverted
-    "Structural similarity of 8-bit RGB (Wang et al. 2004): Gaussian window of 11 pixels, sigma 1.5"
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    "Structural similarity of 8-bit RGB, where the window fits (Wang et al. 2004)"
     fake,color = as_pair(fake,color)
     if min(fake.shape[-2:])<11: raise ValueError(f"expected at least 11 x 11 pixels, got {tuple(fake.shape[-2:])}")
-    similar = structural_similarity_index_measure(fake.float(), color.float(), data_range=1., return_full_image=True)[1]
-    return similar[...,5:-5,5:-5].mean().item()
+    pages = lambda x: x.permute(0,2,3,1).contiguous().numpy()
+    return float(np.mean([_similarity(x,y) for x,y in zip(pages(fake),pages(color))]))
 
 # %% ../../nbs/evaluate/01_metrics.ipynb #98b9d0bf
 def read_square(
@@ -144,7 +151,7 @@ def _repr_markdown_(self:Scores):
     head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
     return '\n'.join([head,'|:--|:--|--:|--:|--:|',*rows]) + ''.join(f'\n\n{n}' for n in self.notes())
 
-# %% ../../nbs/evaluate/01_metrics.ipynb #002016de
+# %% ../../nbs/evaluate/01_metrics.ipynb #363efae1
 def _score(painters, color, sketch, cue, **kw):
     for name,paint in painters.items():
         fake = paint(sketch,cue)
@@ -165,6 +172,6 @@ def evaluate_folder(
         try: color = read_square(p,size)
         except Exception as e: skipped.append((p.name,f'{type(e).__name__}: {e}'.replace(f'{p.parent}/',''))); continue
         sketch,cue = sketchify(color,block_size,c),blur_cue(color,sigma)
-        scores += _score(painters, color, sketch, cue, file=p.name, source=sources.get(p.name,p.stem.split('_')[0]))
+        scores += _score(painters, color, sketch, cue, file=p.name, source=sources.get(p.name,re.split('[_-]',p.stem)[0]))
     if not scores: raise ValueError(f"expected at least one readable picture in {folder}, got {skipped}")
     return Scores(scores, skipped, f'{size} px; sketch: block {block_size}, C {c}; cue: blur, sigma {sigma} at 256')
