@@ -5,19 +5,17 @@
 # %% auto #0
 __all__ = ['cues', 'load_pixels', 'Pictures', 'shuffled', 'luck', 'mirror', 'cut', 'PageDL', 'manga_dls']
 
-# %% ../../nbs/data/07_batches.ipynb #815971dd
+# %% ../../nbs/data/07_batches.ipynb #14eac670
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from fastai.basics import *
-from fastcore.basics import chunked,store_attr
-from torch import Tensor
-
 from ..core import show_pages
 from .dataset import read_metadata
 from .sketch import blur_cue,no_cue,sketchify
 from .sources import Refused,fit,read_color
+from fastai.basics import *
+from torch import Tensor
 
 # %% ../../nbs/data/07_batches.ipynb #5c2d72f5
 def load_pixels(

@@ -36,9 +36,7 @@ def prepare(
     except Refused as e: return facts | dict(refused=str(e))
     return facts | dict(png=cv2.imencode('.png', cv2.cvtColor(color, cv2.COLOR_RGB2BGR))[1].tobytes())
 
-# %% ../../nbs/data/06_dataset.ipynb #49f72c76
-def _one_thread(): cv2.setNumThreads(1)
-
+# %% ../../nbs/data/06_dataset.ipynb #d3ec932c
 def in_order(
     f,          # Function of one key; must be importable if there are workers
     keys,       # Any iterable, endless ones too
@@ -46,7 +44,7 @@ def in_order(
 ): # Yields `f(key)` in the order of `keys`
     "Map `f` over `keys` in other processes, a few ahead of what is asked for"
     if not n_workers: yield from map(f, keys); return
-    with ProcessPoolExecutor(n_workers, mp_context=get_context('spawn'), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(n_workers, mp_context=get_context('spawn'), initializer=partial(cv2.setNumThreads,1)) as pool:
         waiting = deque()
         try:
             for key in keys:
@@ -55,7 +53,7 @@ def in_order(
             while waiting: yield waiting.popleft().result()
         finally: pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/data/06_dataset.ipynb #4db7a458
+# %% ../../nbs/data/06_dataset.ipynb #aa779b20
 @dataclass
 class Report:
     "What `build_dataset` kept, and what it refused"
@@ -70,23 +68,29 @@ class Report:
         "What, how many, which"
         some = lambda names: ', '.join(map(str, names[:3])) + (' ...' if len(names)>3 else '')
         return [('train',self.train,''),('valid',self.valid,''),*((why,len(who),some(who)) for why,who in sorted(self.refused.items()))]
-    def __str__(self): return '\n'.join([str(self.path), *(f'{a:<14}{b:>6}  {c}'.rstrip() for a,b,c in self.rows())])
+    def __str__(self): return '\n'.join([self.path.name, *(f'{a:<14}{b:>6}  {c}'.rstrip() for a,b,c in self.rows())])
     __repr__ = __str__
     def _repr_markdown_(self): return '\n'.join(['| what | pictures | which |','|---|---|---|', *(f'| {a} | {b} | {c} |' for a,b,c in self.rows())])
 
-# %% ../../nbs/data/06_dataset.ipynb #0232a872
+# %% ../../nbs/data/06_dataset.ipynb #5b288230
 def _load_json(path): return json.loads(Path(path).read_text(encoding='utf-8'))
 def _save_text(path, text):
     with atomic_path(path) as tmp: tmp.write_text(text, encoding='utf-8', newline='\n')
 def _save_json(path, x): _save_text(path, json.dumps(x, indent=1, ensure_ascii=False)+'\n')
 
+def _facts(path, i, line):
+    try: d = json.loads(line)
+    except ValueError: d = None
+    if not isinstance(d, dict) or 'file_name' not in d: raise ValueError(f"expected a JSON object with file_name in line {i} of {str(path)!r}, got {line[:40]!r}")
+    return d
+
 def read_metadata(
     path # A folder made by `build_dataset`
 )->list: # A dict for each picture: file_name, split, source, complexity, tags, characters, style
-    "Read the facts about every picture of a data set; `ValueError` if it is none"
+    "Read the facts about every picture of a data set; `ValueError` if it is none, or damaged"
     f = Path(path)/'metadata.jsonl'
     if not f.is_file(): raise ValueError(f"expected a finished data set with metadata.jsonl, got {str(path)!r}")
-    return [json.loads(line) for line in f.read_text(encoding='utf-8').splitlines() if line]
+    return [_facts(f, i, line) for i,line in enumerate(f.read_text(encoding='utf-8').split('\n'), 1) if line]
 
 # %% ../../nbs/data/06_dataset.ipynb #b0e7f5eb
 def _claim(dst, recipe):

@@ -54,7 +54,7 @@ def screen(
     if busy>max_complexity: raise Refused('too complex')
     return busy
 
-# %% ../../nbs/data/05a_sources.ipynb #4d8742a7
+# %% ../../nbs/data/05a_sources.ipynb #f0cce251
 suffixes = {'.png','.jpg','.jpeg','.jpe','.jfif','.webp','.bmp','.gif','.tif','.tiff'}
 
 class Folder:
@@ -69,21 +69,44 @@ class Folder:
         if not self.files: raise ValueError(f"expected pictures in {str(path)!r}, got none of {sorted(suffixes)}")
 
     def __len__(self): return len(self.files)
-    def recipe(self): return dict(folder=self.path.resolve().name, files=len(self))
-    def keys(self, seed=0): return [self.files[i] for i in np.random.default_rng(seed).permutation(len(self))]
-    def name(self, key): return f"{re.sub('[^a-z0-9]+', '-', Path(key).stem.lower())[:40]}-{zlib.crc32(key.encode()):08x}"
-    def load(self, key, size): return read_color(self.path/key),{}
 
-# %% ../../nbs/data/05a_sources.ipynb #22704363
+    def recipe(self):
+        "What a data set writes down about where it came from"
+        return dict(folder=self.path.resolve().name, files=len(self))
+
+    def keys(self, seed=0):
+        "The key of every picture, in the order of `seed`"
+        return [self.files[i] for i in np.random.default_rng(seed).permutation(len(self))]
+
+    def name(self, key):
+        "A file name for a picture, without suffix; another key has another"
+        return f"{re.sub('[^a-z0-9]+', '-', Path(key).stem.lower())[:40]}-{zlib.crc32(key.encode()):08x}"
+
+    def load(self, key, size):
+        "The picture, RGB uint8 (H, W, 3), and a dict of what is known about it"
+        return read_color(self.path/key),{}
+
+# %% ../../nbs/data/05a_sources.ipynb #6f041514
 class Drawn:
     "The pictures of a World: characters, and a share of random `scenes`"
     def __init__(self,
         world,          # Anything with `illustration(i, size)` and `scene(i, size)`
         scenes:float=.5 # Share of random scenes, 0 to 1
     ): store_attr()
-    def recipe(self): return dict(world=getattr(self.world, 'seed', None), scenes=self.scenes)
-    def keys(self, seed=0): return (('scene' if np.random.default_rng([seed,i]).random()<self.scenes else 'illustration', i) for i in count())
-    def name(self, key): return f'{key[0]}-{key[1]:06d}'
+
+    def recipe(self):
+        "What a data set writes down about where it came from"
+        return dict(world=getattr(self.world, 'seed', None), scenes=self.scenes)
+
+    def keys(self, seed=0):
+        "Endless pairs of 'scene' or 'illustration' and an index"
+        for i in count(): yield 'scene' if np.random.default_rng([seed,i]).random()<self.scenes else 'illustration',i
+
+    def name(self, key):
+        "A file name for a picture, without suffix"
+        return f'{key[0]}-{key[1]:06d}'
+
     def load(self, key, size):
+        "The picture, RGB uint8 (size, size, 3), and its tags, characters and style"
         ill = getattr(self.world, key[0])(key[1], size=size)
         return ill.color,dict(tags=list(ill.tags), characters=[str(getattr(c,'name',c)) for c in ill.characters], style=ill.style)
