@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ingredients', 'draw_scene']
 
-# %% ../../nbs/data/03c_scenes.ipynb #d99ea3c6
+# %% ../../nbs/data/03c_scenes.ipynb #33b7a6d5
 import numpy as np
 
 from .ink import Canvas,Illustration,bow,ellipse,place,ribbon,spline
 from .light import relight
-from .shapes import blob,box,oval,paint,random_look,random_shape,shapes
+from .shapes import blob,box,oval,paint,random_look,random_shape,shapes,vase
 
 # %% ../../nbs/data/03c_scenes.ipynb #8d7fc528
 def _sizes(rng, n, small, large): return np.sort(small*(large/small)**(rng.random(n)**1.4))[::-1]
@@ -104,6 +104,15 @@ def _scribble(c, rng, look):
         way = bow(start, start+reach*rng.uniform(.3,1)*np.array([np.cos(a),np.sin(a)]), rng.normal(0,.15))
         c.stroke(way, wide, pen)
 
+# %% ../../nbs/data/03c_scenes.ipynb #06db2558
+def _totem(c, rng, look):
+    "Stack shapes that are the same left and right: a being, a robe, a machine"
+    at,size,tilt = rng.normal(.5,.15,2),.3*3.5**rng.random(),rng.normal(0,.15)
+    for s in _sizes(rng, rng.integers(4,14), .12, 1.):
+        x,y,color = rng.choice([0,rng.uniform(.1,.5)]),rng.uniform(-.6,.6)*(1.2-s),look.pick(rng)
+        half = place((random_shape if x else (vase,oval)[rng.integers(2)])(rng), (x*(1.2-s),y), s*np.array([rng.uniform(.5,1),1]), _turn(rng) if x else 0)
+        for side in (half,half*[-1,1]) if x else (half,): paint(c, rng, look, place(side, at, size, tilt), color)
+
 # %% ../../nbs/data/03c_scenes.ipynb #6b526459
 _page = np.array([(-.1,-.1),(1.1,-.1),(1.1,1.1),(-.1,1.1)])
 
@@ -120,18 +129,18 @@ def _patches(c, rng, look):
 def _plain(c, rng, look): c.fill(_page, look.pick(rng))
 def _thicket(c, rng, look): _leaves(c, rng, look, rng.integers(3,10), large=1.)
 
-# %% ../../nbs/data/03c_scenes.ipynb #f8bac403
+# %% ../../nbs/data/03c_scenes.ipynb #46561495
 ingredients = dict(leaves=_leaves, strands=_strands, foliage=_foliage, speckle=_speckle, letters=_letters, town=_town,
-                   gutters=_gutters, scribble=_scribble)
-_chances = dict(leaves=.22, strands=.26, foliage=.15, speckle=.1, letters=.08, town=.1, gutters=.03, scribble=.06)
+                   gutters=_gutters, scribble=_scribble, totem=_totem)
+_chances = dict(leaves=.1, strands=.2, foliage=.12, speckle=.08, letters=.07, town=.1, gutters=.03, scribble=.05, totem=.25)
 
 def _compose(c, rng, look):
     "Put ground, heap and ingredients on the canvas"
     white,heap = rng.random()<.4,rng.random()<.6
     if not white: (_plain,_sky,_patches,_thicket)[rng.integers(4)](c, rng, look)
-    if heap and white: _leaves(c, rng, look, rng.integers(3,20), rng.uniform(.3,.7,2) if rng.random()<.7 else None, .5)
+    if heap and white: _leaves(c, rng, look, rng.integers(4,20), rng.uniform(.3,.7,2) if rng.random()<.7 else None, 1.)
     elif heap: _leaves(c, rng, look)
-    for name in rng.choice(list(_chances), rng.integers(0 if heap else 1,4), p=list(_chances.values())): ingredients[name](c, rng, look)
+    for name in rng.choice(list(_chances), rng.integers(1 if heap else 2,5), p=list(_chances.values())): ingredients[name](c, rng, look)
 
 def draw_scene(
     rng,      # numpy `Generator`; the same state draws the same scene
