@@ -14,9 +14,9 @@ from .ink import *
 from .identity import *
 from .brush import *
 
-# %% ../../nbs/data/02g_body.ipynb #81259bf0
-gestures = dict(down=(13,6,'relaxed'), loose=(22,14,'relaxed'), hip=(46,-62,'fist'), wave=(38,152,'open'), cheer=(138,158,'fist'),
-                chest=(16,-118,'relaxed'), chin=(14,-150,'relaxed'), point=(62,96,'point'), peace=(30,150,'peace'), out=(58,74,'open'),
+# %% ../../nbs/data/02g_body.ipynb #094ba22b
+gestures = dict(down=(13,6,'relaxed'), loose=(22,14,'relaxed'), hip=(46,-62,'fist'), wave=(62,160,'open'), cheer=(138,158,'fist'),
+                chest=(16,-118,'relaxed'), chin=(14,-150,'relaxed'), point=(62,96,'point'), peace=(44,152,'peace'), out=(58,74,'open'),
                 behind=(16,-22,'relaxed'), hold=(28,62,'fist'), hug=(20,-96,'relaxed'), shy=(12,-70,'fist'))
 stances  = dict(stand=((4,2),(4,2)), apart=((11,8),(11,8)), contra=((3,3),(13,-4)), step=((16,2),(3,-3)), knock=((7,-9),(7,-9)),
                 jump=((16,-4),(34,-26)), cross=((-5,-5),(8,4)))
