@@ -7,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.studio.colorizer import Colorizer,archs,fit_cue,manga_colorize,mirror_pad
+from manga_colorize.studio.colorizer import Colorizer,archs,manga_colorize
+from manga_colorize.studio.inputs import fit_cue,mirror_pad
 
 class Tiny(nn.Module):
     "Ink over cue, with the parts that make evaluation differ from training"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['recipes', 'TimeBudget', 'demo_source', 'how_many', 'Progress', 'run_demo', 'manga_demo']
 
-# %% ../../nbs/studio/02_demo.ipynb #353fd0fb
+# %% ../../nbs/studio/02_demo.ipynb #60714eea
 import json,math,os,shutil,sys,time,numpy as np
 from pathlib import Path
-from fastai.basics import Callback,CancelFitException,CancelValidException
 from fastcore.basics import store_attr
 from fastcore.script import call_parse
 
 from ..core import atomic_path,has_gpu,page_sheet,seed_everything
+from fastai.basics import Callback,CancelFitException,CancelValidException
 from ..data.batches import manga_dls
 from ..data.dataset import build_dataset
 from ..data.sources import Drawn
@@ -113,15 +113,16 @@ def _train(data, seconds, seed):
     with learn.no_bar(),learn.no_logging(): learn.fit(10**6, cbs=[budget,stop])
     return learn,budget,stop.stopped
 
-# %% ../../nbs/studio/02_demo.ipynb #30f9f437
+# %% ../../nbs/studio/02_demo.ipynb #59d46687
 def _gallery(paint, paths, path):
     rows = colour_rows(paint, paths)
     with atomic_path(path) as tmp: page_sheet(*zip(*rows), titles=('sketch','cue','fake','color'), px=192).save(tmp)
     return rows
 
-def _some(files):
-    "Six pictures to show, characters first"
-    return sorted(files, key=lambda p: (not p.name.startswith('illustration'), p.name))[:6]
+def _some(files, n=6):
+    "Some pictures to show, from all over the list; characters rather than scenes"
+    files = [p for p in files if p.name.startswith('illustration')] or files
+    return files[::max(1,len(files)//n)][:n]
 
 def _test_folder(out, test, kept):
     "Where the pictures to test on are: asked for, kept aside, or the squares of MANGA_ART; else None"
