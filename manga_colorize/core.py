@@ -106,7 +106,7 @@ def to_tensor(
 def _fit(x, px):
     im = Image.fromarray(to_image(x)); k = px/max(im.size)
     size = [max(1, round(s*k)) for s in im.size]
-    return im.resize(size, Image.Resampling.NEAREST if k>1 else Image.Resampling.BOX)
+    return im.resize(size, Image.Resampling.NEAREST if k>=2 else Image.Resampling.LANCZOS)
 
 def page_sheet(
     *columns,    # Each a batch tensor or a list of anything `to_image` takes; None leaves a gap
