@@ -86,7 +86,7 @@ class Folder:
         "The picture, RGB uint8 (H, W, 3), and a dict of what is known about it"
         return read_color(self.path/key),{}
 
-# %% ../../nbs/data/05a_sources.ipynb #6f041514
+# %% ../../nbs/data/05a_sources.ipynb #736eff0f
 class Drawn:
     "The pictures of a World: characters, and a share of random `scenes`"
     def __init__(self,
@@ -109,4 +109,4 @@ class Drawn:
     def load(self, key, size):
         "The picture, RGB uint8 (size, size, 3), and its tags, characters and style"
         ill = getattr(self.world, key[0])(key[1], size=size)
-        return ill.color,dict(tags=list(ill.tags), characters=[str(getattr(c,'name',c)) for c in ill.characters], style=ill.style)
+        return ill.color,dict(tags=list(ill.tags), characters=[getattr(c,'id',c) for c in ill.characters], style=ill.style)
