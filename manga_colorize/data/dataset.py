@@ -20,7 +20,7 @@ from fastcore.script import call_parse
 from ..core import atomic_path
 from .sources import Drawn,Folder,Refused,fit,screen
 
-# %% ../../nbs/data/06_dataset.ipynb #5d688874
+# %% ../../nbs/data/06_dataset.ipynb #c3e4278a
 def prepare(
     source,               # `Folder`, `Drawn`, or anything like them
     size:int,             # Side of the picture, pixels
@@ -34,7 +34,7 @@ def prepare(
         color = fit(color, size)
         facts |= dict(complexity=round(screen(color, max_complexity), 2), tags=[], characters=[], style='') | more
     except Refused as e: return facts | dict(refused=str(e))
-    return facts | dict(png=cv2.imencode('.png', cv2.cvtColor(color, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return facts | dict(png=cv2.imencode('.png', cv2.cvtColor(color, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION,3])[1].tobytes())
 
 # %% ../../nbs/data/06_dataset.ipynb #d3ec932c
 def in_order(
