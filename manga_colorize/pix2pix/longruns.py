@@ -76,17 +76,18 @@ def read_checkpoint(
     if not isinstance(state, dict) or state.get('format')!=1: raise ValueError(f"expected a checkpoint of format 1 in {path}")
     return state
 
-# %% ../../nbs/pix2pix/02a_longruns.ipynb #54df1f40
+# %% ../../nbs/pix2pix/02a_longruns.ipynb #fb62c2af
 class _SkipEpochs(Callback):
-    "Pass over the first `n` epochs without a line in the log"
-    order = -100
+    "Pass over the first `n` epochs: progress bars count them, the log does not"
+    order = 65 # after `ProgressCallback`
     def __init__(self, n): self.n = n
     def before_epoch(self):
-        skip = self.epoch<self.n
-        if hasattr(self.learn, 'recorder'): self.recorder.run = not skip
-        if skip: raise CancelEpochException
+        if self.epoch<self.n: raise CancelEpochException
+    def after_epoch(self): self.log(self.epoch+1>=self.n)
+    def log(self, on):
+        if hasattr(self.learn, 'recorder'): self.recorder.run = on
 
-# %% ../../nbs/pix2pix/02a_longruns.ipynb #b1fa7045
+# %% ../../nbs/pix2pix/02a_longruns.ipynb #233183ef
 class Checkpoints(Callback):
     "Write the state of the run to `path` at the end of each epoch; with `resume`, go on from there"
     order = 90 # at the end of an epoch, after everything else
@@ -104,6 +105,7 @@ class Checkpoints(Callback):
         set_run_state(self.learn, state)
         self.start,self.skip = state['epoch'],_SkipEpochs(state['epoch'])
         self.learn.add_cb(self.skip)
+        self.skip.log(False)
 
     def after_epoch(self):
         done = self.epoch+1
