@@ -79,7 +79,8 @@ def test_page_escapes_and_stands_alone(tmp_path):
 
 def files(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and 'data/' not in p.as_posix())
 
-def test_the_whole_road(tmp_path, capsys):
+def test_the_whole_road(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv('MANGA_ART', raising=False)
     page = run_demo(minutes=.15, out=tmp_path/'demo', test=None)
     assert files(tmp_path/'demo')==['gallery.png','index.html','model/config.json','model/model.safetensors']
     assert page==tmp_path/'demo'/'index.html' and page.stat().st_size>50_000

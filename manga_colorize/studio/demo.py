@@ -132,7 +132,7 @@ def _test_folder(out, test, kept):
     for f in kept: shutil.copy(f, out/'kept_aside')
     return out/'kept_aside'
 
-# %% ../../nbs/studio/02_demo.ipynb #2d4c656b
+# %% ../../nbs/studio/02_demo.ipynb #3cab1d58
 def _examine(paint, folder, out, heading, text):
     "Score and show one folder: its section of the page, and its rows"
     scores,rows = evaluate_folder(paint, folder),_gallery(paint, _some(picture_files(folder)), out)
@@ -140,17 +140,20 @@ def _examine(paint, folder, out, heading, text):
     print(f"{heading}: {scores.mean['psnr']:.2f} dB, {gain:+.2f} dB against the cue alone")
     return (heading, text, pictures_html(rows)+scores_html(scores)),rows,gain
 
-def _report(out, budget, paint, data, test):
-    drawn,rows,gain = _examine(paint, data.path/'valid', out/'gallery.png', 'Drawn pictures', 'None of them was among those it learned from.')
-    sections = [drawn, ('Learning', 'The mean distance from the true colours, times 100, while it trained.', curve_html(budget.losses))]
+_near = {False:'None of these was among those it learned from.',
+         True:'None of these was among those it learned from. But squares named <em>own</em> were cut from pages whose other squares were: only the others are a fair test.'}
+
+def _report(out, budget, paint, data, test, own):
+    drawn,rows,gain = _examine(paint, data.path/'valid', out/'gallery.png', 'Pictures kept for validation', _near[own])
+    sections = [drawn, ('Learning', 'Mean distance from the true colours while it trained, in per cent of half the range.', curve_html(budget.losses))]
     if test:
-        real,*_,gain = _examine(paint, test, out/'gallery_real.png', 'Real pictures', 'Drawn by people, never seen in training.')
+        real,*_,gain = _examine(paint, test, out/'gallery_real.png', 'Real pictures', 'Drawn by people. Training saw none of them.')
         sections.insert(0, real)
     facts = {'pictures to learn from':f'{data.train:,}', 'cuts seen':f'{budget.seen:,}', 'of training':f'{budget.seconds/60:.1f} min', 'against the cue alone':f'{gain:+.1f} dB'}
     return results_page(out/'index.html', 'Colours from a few minutes', 'A network that started from chance, and saw what it could in the time. Slide between a sketch and the page it made of it.',
                         facts, sections, rows[0], out/'model')
 
-# %% ../../nbs/studio/02_demo.ipynb #4c3be7e8
+# %% ../../nbs/studio/02_demo.ipynb #a574f0dd
 def run_demo(
     images=None, # Folder of colour pictures to learn from beside what is drawn; None for none
     minutes=5.,  # Time for everything
@@ -164,13 +167,13 @@ def run_demo(
     source,kept,bad = demo_source(images, seed)
     for name,why in bad: print(f'Skipped {name}: {why}')
     data = _draw(source, out, until(.28), seed)
-    learn,budget,stopped = _train(data.path, until(.9), seed)
+    learn,budget,stopped = _train(data.path, max(until(.9), 20*minutes), seed)
     paint = Colorizer.from_learner(learn, seen=budget.seen).to('cpu')
     paint.save(out/'model')
     if stopped:
         _gallery(paint, _some(picture_files(data.path/'valid')), out/'gallery.png')
         raise KeyboardInterrupt
-    return _report(out, budget, paint, data, _test_folder(out, test, kept))
+    return _report(out, budget, paint, data, _test_folder(out, test, kept), images is not None)
 
 # %% ../../nbs/studio/02_demo.ipynb #bf8fb64e
 @call_parse
