@@ -57,6 +57,7 @@ def read_image(
     "Read a picture as RGB or RGBA, turned upright by its EXIF orientation"
     with Image.open(path) as im:
         im = ImageOps.exif_transpose(im)
+        if im.mode[0]=='I': im = Image.fromarray((np.asarray(im)//257).clip(0,255).astype(np.uint8)) # 16 bits a pixel
         alpha = 'A' in im.getbands() or 'transparency' in im.info
         return np.array(im.convert('RGBA' if alpha else 'RGB'))
 
