@@ -135,7 +135,7 @@ def _sea(b, rng):
     for u,v,l in zip(rng.uniform(0,1,14),rng.uniform(y+.02,1,14),rng.uniform(.05,.15,14)): b.shine(bow((u,v),(u+l,v),.03), .007, hsv(h,.1,1))
     return 'ocean'
 
-# %% ../../nbs/data/02m_backgrounds.ipynb #fc0b5ea3
+# %% ../../nbs/data/02m_backgrounds.ipynb #e0a887fb
 def _towers(b, rng, y, color, lit):
     x = -.05
     while x<1.05:
@@ -194,7 +194,9 @@ def _shelf(b, rng, x, y):
     for j in range(3):
         v,h,z = .24+j*(y-.24)/3,(y-.24)/3-.03,x+.03
         sheet(b, (96,64,46), (x+.02,v,x+.3,v+h), ink=.6)
-        while z<x+.27: s = rng.uniform(.018,.035); sheet(b, hsv(rng.uniform(0,360),.5,rng.uniform(.5,.9)), (z,v+h-rng.uniform(.6,.95)*h,z+s,v+h), ink=.5); z += s
+        while z<x+.27:
+            s = rng.uniform(.018,.035)
+            sheet(b, hsv(rng.uniform(0,360),.5,rng.uniform(.5,.9)), (z,v+h-rng.uniform(.6,.95)*h,z+s,v+h), ink=.5); z += s
 
 def _room(b, rng):
     wall = hsv(rng.choice([35,210,340,95,45]),rng.uniform(.08,.35),rng.uniform(.75,.97)); sheet(b, wall, ink=0)

@@ -15,7 +15,7 @@ from .body import *
 from .garments import *
 from .outfits import *
 
-# %% ../../nbs/data/02j_costumes.ipynb #5c313505
+# %% ../../nbs/data/02j_costumes.ipynb #101f5fe0
 class Dress(Outfit):
     "A dress with puffed sleeves"
     def below(self): legs(self.d, self.build['legwear']); shoes(self.d, self.p['accent'])
@@ -25,7 +25,8 @@ class Dress(Outfit):
         pattern(d, r, p['second'], self.build['pattern'], 1.6, 3.2)
         draw_top(d, p['main'], bottom=1.34); draw_neck(d); band(d, p['accent'], 1.22, 1.42, d.waist*1.08, shadow=.03)
         for s in (-1,1):
-            b.fill(spline([(m*.5,.16),(s*(n+.02),-.08),(s*(n+.26*w),.1*v),(s*.3*w,.3*v),(s*.1*w+m*.5,.3*v)],4,closed=True), mix(p['second'],(255,255,255),.5), shadow=.03)
+            wing = [(m*.5,.16),(s*(n+.02),-.08),(s*(n+.26*w),.1*v),(s*.3*w,.3*v),(s*.1*w+m*.5,.3*v)]
+            b.fill(spline(wing,4,closed=True), mix(p['second'],(255,255,255),.5), shadow=.03)
         bowtie(d, p['accent'], .3*v, .7*w)
     def arm(self, side): draw_arm(self.d, side); sleeve(self.d, side, self.p['main'], 'puff', self.p['second'])
 
@@ -72,7 +73,7 @@ class Kimono(Outfit):
                 self.b.fill(np.array(q), c, ink=.85, shadow=.02)
     def arm(self, side): sleeve(self.d, side, self.p['main'], 'wide', tone(self.p['main'],20,1,.8))
 
-# %% ../../nbs/data/02j_costumes.ipynb #8da123e9
+# %% ../../nbs/data/02j_costumes.ipynb #3d8a18a6
 class Robe(Outfit):
     "A magician's robe"
     def below(self): legs(self.d, 3); shoes(self.d, (92,60,44), .45)
@@ -94,7 +95,8 @@ class Armor(Outfit):
         legs(self.d, 3)
         for side in (-1,1):
             knee = self.d.leg(side)[1]
-            draw_shoe(self.d, side, self.p['metal'], .8); self.b.fill(ellipse(knee+(0,.05),(.24*self.w,.26*self.w),n=18), self.p['metal'], shadow=.06)
+            draw_shoe(self.d, side, self.p['metal'], .8)
+            self.b.fill(ellipse(knee+(0,.05),(.24*self.w,.26*self.w),n=18), self.p['metal'], shadow=.06)
     def top(self):
         d,b,v,w,p,m,metal = self.d,self.b,self.v,self.w,self.p,self.m,self.p['metal']
         skirt(d, p['main'], .5, .34, 0, 1.3, p['second']); draw_top(d, p['main'], bottom=1.5); draw_neck(d)

@@ -33,7 +33,7 @@ def lids(
     low = spline([(-1,.2),(-.62,.68),(0,.88),(.55,.76),(.9,.44),(1.06,.12)],5)*(1,tall)
     return np.stack([up[:,0], low[:,1]+(up-low)[:,1]*np.clip(open,0,1.3)],1),low
 
-# %% ../../nbs/data/02d_eyes.ipynb #218ce102
+# %% ../../nbs/data/02d_eyes.ipynb #b81c7c2d
 def draw_iris(
     e:Brush,  # Brush of the eye
     color,    # RGB of the iris
@@ -49,6 +49,8 @@ def draw_iris(
     can.shade(None, tone(c,8,.85,1.3), .95, clip=iris, ramp=e([at+(0,ry),at-(0,ry*.5)]))
     can.shade(spot(0,.55,.62,.34), tone(c,16,.55,1.45), .55, clip=iris)
     can.shade(spot(0,-.75,1.3,.62), tone(c,-14,1.1,.3), .75, clip=iris)
+    for a in (.7,1.15,1.6,2.05,2.5)[:5*(e.unit>.045)]:                   # rays, where there is room for them
+        can.stroke(e(at+np.array([(.5,.5),(.9,.88)])*(rx*np.cos(a),ry*np.sin(a))), e.width*.9, tone(c,14,.6,1.4), (.5,.3), iris, lines=False)
     can.outline(e(ring), e.width*.85, tone(c,-14,1.1,.32), clip=(iris,white))
     can.blot(spot(0,.02,.4,.42), tone(c,-20,1.,.16), clip=iris)
     s = 1 if e.light[0]*e.flip>0 else -1

@@ -41,7 +41,7 @@ def draw_top(
                              ((-s*.8,.62*v),(-c*.5,.5*v),.15),((s*.8,.62*v),(c*.5,.5*v),-.15)])
     return region
 
-# %% ../../nbs/data/02h_garments.ipynb #284e077f
+# %% ../../nbs/data/02h_garments.ipynb #1d217e46
 _sleeves = dict(long=[.2,.42,.41,.38,.36,.35,.3], wide=[.2,.44,.44,.48,.56,.66,.8], bell=[.2,.42,.38,.36,.4,.5,.66], short=[.2,.42,.46])
 
 def sleeve(
@@ -59,7 +59,8 @@ def sleeve(
     widths = np.array(_sleeves[kind])*k
     region = b.limb(path, widths, color, shadow=.08, cap=True)
     n = (e-p)/np.hypot(*(e-p)); t = np.array([-n[1],n[0]])*side
-    if kind!='short': folds(d, region, color, [(e+t*.16*k,e-t*.05*k-n*.1*k,.15),(e-t*.17*k+n*.06*k,e+t*.04*k+n*.12*k,-.15),(p+t*.1*k+n*.3*k,p-t*.1*k+n*.45*k,.1)])
+    if kind!='short':
+        folds(d, region, color, [(e+t*.16*k,e-t*.05*k-n*.1*k,.15),(e-t*.17*k+n*.06*k,e+t*.04*k+n*.12*k,-.15),(p+t*.1*k+n*.3*k,p-t*.1*k+n*.45*k,.1)])
     if cuff is not None:
         m = path[-1]-path[-2]; m = m/np.hypot(*m)*k
         b.limb([path[-1]-m*.14,path[-1]+m*.02], widths[-1]*np.array([1.04,1.08]), cuff, shadow=.03, cap=True)

@@ -128,19 +128,20 @@ def hair_above(
     down = (0,.045)-h.b.light*.02
     return [p+down for p in fringe_shapes(h)+[cap_shape(h)]]
 
-# %% ../../nbs/data/02e_hair.ipynb #44b69f3e
+# %% ../../nbs/data/02e_hair.ipynb #4d88ebc7
 def shine_shapes(
     h:Head # The head
 )->list: # Shapes (n, 2)
     "Outline the ring of light: two bands with teeth"
     rng,n = hair_rng(h.who,4),13
     x,odd = np.linspace(-.47,.47,n)+np.r_[0,rng.uniform(-.015,.015,n-2),0],np.arange(n)%2
-    y = -.37+.7*x**2
-    top,low = np.stack([x,y-.025*odd-rng.uniform(0,.03,n)],1),np.stack([x,y+.015+.06*odd+rng.uniform(0,.03,n)],1)
+    y = -.375+.7*x**2
+    top,low = np.stack([x,y-.03*odd-rng.uniform(0,.02,n)],1),np.stack([x,y+.01+.065*odd+rng.uniform(0,.025,n)],1)
     cut,out = int(rng.integers(4,9)),[]
     for i in (slice(0,cut+1),slice(cut+1,n)):
         u,v = top[i].copy(),low[i]; u[[0,-1],1] = v[[0,-1],1]
-        out.append(h.warp(join(u,v[::-1]),.62))
+        teeth = join(*[bow(a,b,.12 if a[1]>b[1] else -.12,5)[:-1] for a,b in zip(v[::-1],v[-2::-1])])
+        out.append(h.warp(join(spline(u,4),teeth),.62))
     return out
 
 def light_hair(
@@ -179,7 +180,7 @@ def _ahoge(h):
     root = np.array([h.who.build['part']*.4+np.sin(h.yaw)*.1,-.56*v])
     h.b.fill(ribbon(spline([root,root+(s*.02,-.2),root+(s*.16,-.31),root+(s*.29,-.22)],6),.06,(0,.7)), h.color('hair'), ink=.9)
 
-# %% ../../nbs/data/02e_hair.ipynb #efe6101a
+# %% ../../nbs/data/02e_hair.ipynb #4509a7f3
 def draw_side_locks(
     h:Head # The head
 ):
@@ -187,7 +188,7 @@ def draw_side_locks(
     who,rng,turn = h.who,hair_rng(h.who,7),np.sin(h.yaw)
     if who.fringe=='bare' and who.hair!='hime': return
     boyish,hime = who.hair in ('short','spiky','curly'),who.hair=='hime'
-    length = .1 if boyish else rng.uniform(.12,.55)+.4*hime
+    length = .1 if boyish else rng.uniform(.12,.55)+.4*hime+rng.uniform(0,.8)*(who.hair in ('long','wavy'))
     for side in (-1,1):
         k,s = length+rng.uniform(-.04,.04),turn*side
         width = (.12 if boyish else .17+.05*hime)*(1-.3*s)

@@ -58,11 +58,12 @@ def _beret(h):
     r = b.fill(at(spline([(-.62,-.5),(-.5,-.78),(0,-.9),(.56,-.76),(.66,-.48),(.3,-.42),(-.3,-.42)],6,closed=True)), c, shadow=.1)
     b.line(at(bow((-.4,-.5),(.42,-.5),.2)), .9, c, clip=r)
 
-# %% ../../nbs/data/02k_headwear.ipynb #bd04e804
+# %% ../../nbs/data/02k_headwear.ipynb #d19f2d5d
 def _cat_ears(h):
     b,c = h.b,h.color('hair')
     for s in (-1,1):
-        p = np.array([s*.33+np.sin(h.yaw)*.05,-.45]); ear = lambda k: join(bow(p+(-.2*k,.08),p+(s*.14,-.46*k),.12,8),bow(p+(s*.14,-.46*k),p+(.2*k,.08),.12,8))
+        p = np.array([s*.33+np.sin(h.yaw)*.05,-.45])
+        ear = lambda k: join(bow(p+(-.2*k,.08),p+(s*.14,-.46*k),.12,8), bow(p+(s*.14,-.46*k),p+(.2*k,.08),.12,8))
         b.fill(ear(1.), c, shadow=.05); b.fill(ear(.66), (245,170,175), ink=.7)
         for k in (-.06,0,.06): b.line([p+(k,.07),p+(k+s*.02,-.1)], .8, c, (0,.8))
 
@@ -86,7 +87,8 @@ def _headphones(h):
     b,s = h.b,np.sin(h.yaw)*.05
     b.fill(_arch(s,(.64,.7),(.57,.66)), tone(h.color('main'),0,.6,.7))
     for k in (-1,1):
-        b.fill(ellipse((k*.56+s,.08),(.14,.21),n=20), h.color('accent'), shadow=.05); b.fill(ellipse((k*.59+s,.08),(.075,.13),n=16), (60,60,72), ink=.7)
+        b.fill(ellipse((k*.56+s,.08),(.14,.21),n=20), h.color('accent'), shadow=.05)
+        b.fill(ellipse((k*.59+s,.08),(.075,.13),n=16), (60,60,72), ink=.7)
 
 def _crown(h):
     b,p,s = h.b,h.who.palette,np.sin(h.yaw)*.12

@@ -121,7 +121,7 @@ class Character:
 
     def __hash__(self): return hash(self.id)
 
-# %% ../../nbs/data/02a_identity.ipynb #673b042e
+# %% ../../nbs/data/02a_identity.ipynb #b9207819
 def _near(rng, color, dh=4., ds=.12, dv=.1):
     h,s,v = color
     return hsv(h+rng.normal(0,dh), s*(1+rng.uniform(-ds,ds)), v*(1+rng.uniform(-dv,dv)))
@@ -143,7 +143,8 @@ def _palette(rng, names):
     tips = dyed if rng.random()<.15 else tone(hair, pick(rng,[-18,18]), 1.1, 1.06)
     cloth = _cloth(rng)
     return dict(hair=hair, tips=tips, eyes=eyes, eyes2=odd if rng.random()<.04 else eyes, skin=skin, **cloth,
-                metal=pick(rng,[hsv(45,.6,.9),hsv(215,.12,.82),hsv(20,.5,.6)]), legs=pick(rng,[cloth['second'],cloth['main'],hsv(250,.25,.2),hsv(0,0,.96)]))
+                metal=pick(rng,[hsv(45,.6,.9),hsv(215,.12,.82),hsv(20,.5,.6)]),
+                legs=pick(rng,[cloth['second'],cloth['main'],hsv(250,.25,.2),hsv(0,0,.96)]))
 
 # %% ../../nbs/data/02a_identity.ipynb #61546366
 def _build(rng, girl):

@@ -49,7 +49,7 @@ def draw_scarf(
     r = b.fill(spline(ring,5,closed=True), c, shadow=.06)
     for k in (-1,1): b.line(bow((-n*1.7*k,.02),(n*.8*k,.16),.12*k), .9, c, clip=r)
 
-# %% ../../nbs/data/02l_props.ipynb #9880cf3e
+# %% ../../nbs/data/02l_props.ipynb #a969ee3a
 def grip(
     d:Body,   # The body
     side,     # Hand: -1 for the picture's left, 1 for its right
@@ -77,7 +77,8 @@ def _staff(d, side):
 def _sword(d, side):
     b = grip(d,side,.35)
     r = b.fill(np.array([(-.11,-.3),(-.1,-2.1),(0,-2.45),(.1,-2.1),(.11,-.3)]), (206,214,228))
-    b.tint(np.array([(0,-.3),(0,-2.45),(.12,-2.1),(.12,-.3)]), (120,130,160), .5, clip=r); b.line([(0,-.3),(0,-2.2)], .7, (150,160,180), clip=r)
+    b.tint(np.array([(0,-.3),(0,-2.45),(.12,-2.1),(.12,-.3)]), (120,130,160), .5, clip=r)
+    b.line([(0,-.3),(0,-2.2)], .7, (150,160,180), clip=r)
     b.fill(spline([(-.36,-.34),(0,-.28),(.36,-.34),(.38,-.22),(0,-.16),(-.38,-.22)],4,closed=True), d.who.palette['metal'], shadow=.02)
     _rod(b, -.2, .3, .1, (90,56,48)); b.fill(ellipse((0,.34),.075,n=12), d.who.palette['accent'])
 
@@ -88,9 +89,11 @@ def _wand(d, side):
 
 def _book(d, side):
     b,c = grip(d,side,.12),d.who.palette['accent']
-    b.fill(np.array([(-.42,-.62),(.4,-.62),(.44,.36),(-.38,.36)]), tone(c,0,1,.7)); b.fill(np.array([(-.38,-.58),(.44,-.56),(.46,.32),(-.36,.32)]), (250,244,228), ink=.7)
+    b.fill(np.array([(-.42,-.62),(.4,-.62),(.44,.36),(-.38,.36)]), tone(c,0,1,.7))
+    b.fill(np.array([(-.38,-.58),(.44,-.56),(.46,.32),(-.36,.32)]), (250,244,228), ink=.7)
     b.fill(np.array([(-.44,-.6),(.34,-.6),(.36,.36),(-.42,.36)]), c, shadow=.06)
-    b.fill(np.array([(-.3,-.46),(.22,-.46),(.23,.22),(-.29,.22)]), mix(c,(255,255,255),.15), ink=.7); b.fill(ellipse((-.04,-.12),.13,n=14), d.who.palette['metal'], ink=.8)
+    b.fill(np.array([(-.3,-.46),(.22,-.46),(.23,.22),(-.29,.22)]), mix(c,(255,255,255),.15), ink=.7)
+    b.fill(ellipse((-.04,-.12),.13,n=14), d.who.palette['metal'], ink=.8)
 
 def _flowers(d, side):
     b,rng = grip(d,side),hair_rng(d.who,20)

@@ -16,10 +16,11 @@ from .acting import *
 from .light import noise_field
 from .scenes import draw_scene
 
-# %% ../../nbs/data/04_world.ipynb #bb4e3ad6
+# %% ../../nbs/data/04_world.ipynb #ae3d0cdc
 # tint, its strength, glow, how often
-_lights = dict(day=(None,0,None,8), evening=((255,206,160),.75,(255,180,90),.8), night=((150,160,225),.85,(130,150,255),.7), sepia=((232,200,150),.7,(255,220,160),.5),
-               rose=((255,215,225),.6,(255,200,220),.5), cold=((200,225,245),.7,(230,245,255),.5), acid=((150,240,200),.9,(190,255,230),.25), dusk=((190,150,200),.8,(255,150,120),.5))
+_lights = dict(day=(None,0,None,8), evening=((255,206,160),.75,(255,180,90),.8), night=((150,160,225),.85,(130,150,255),.7),
+               sepia=((232,200,150),.7,(255,220,160),.5), rose=((255,215,225),.6,(255,200,220),.5), cold=((200,225,245),.7,(230,245,255),.5),
+               acid=((150,240,200),.9,(190,255,230),.25), dusk=((190,150,200),.8,(255,150,120),.5))
 
 def cast_light(
     canvas:Canvas, # The finished drawing
@@ -41,7 +42,7 @@ def paint_over(
     cloud = noise_field(rng, len(color), 5)
     return np.clip(color*(1+.05*amount*cloud[...,None]),0,255).astype(np.uint8)
 
-# %% ../../nbs/data/04_world.ipynb #56b2b9ea
+# %% ../../nbs/data/04_world.ipynb #8fbced9d
 def _stage(rng):
     "Framing, background, light: what does not depend on who is there"
     framing = pick(rng, framings, [2,3.2,2.8,1.2,1.4])
@@ -57,8 +58,14 @@ def _enter(canvas, style, light, who, rng, framing, slot):
     unit,at = where(rng, framing, style)
     act,flip = improvise(rng, who),rng.choice([-1,1])
     if slot is not None: unit,at = unit*.82,np.array([.72-.44*slot,at[1]+.05+rng.uniform(-.03,.03)])
-    draw_character(Brush(canvas, style, at, unit, act.lean, flip, light, framings[framing][3]), who, act)
+    b = Brush(canvas, style, at, unit, act.lean, flip, light, framings[framing][3])
+    if framing=='full': _ground(b)
+    draw_character(b, who, act)
     return tags_of_act(who, act, framing)
+
+def _ground(b):
+    "The shadow below somebody's feet"
+    b.tint(ellipse((0,(b.style.tall*1.27-1.42)*.905+.12),(1.,.15)), (70,60,90), .45, mode='multiply', soft=.08)
 
 def _count(people):
     n = [sum(w.sex==s for w in people) for s in ('girl','boy')]
@@ -81,7 +88,8 @@ def illustrate(
     if style.soft and paint.random()<.6: c.shade(None, (255,250,240), .22, mode='screen', ramp=(.5+.7*light,.5-.4*light))
     color,lines,flats = c.finish()
     if style.grain: color = paint_over(paint, color, style.grain)
-    return Illustration(color, lines, flats, tuple(people), tuple(dict.fromkeys(_count(people)+[framings[framing][-1]]+tags)), style.name)
+    tags = _count(people)+[framings[framing][-1]]+tags
+    return Illustration(color, lines, flats, tuple(people), tuple(dict.fromkeys(tags)), style.name)
 
 # %% ../../nbs/data/04_world.ipynb #b8c92fe8
 def _check(name, i, low=0):
