@@ -12,14 +12,14 @@ from .ink import Canvas,Illustration,bow,ellipse,place,ribbon,spline
 from .light import relight
 from .shapes import blob,box,oval,paint,random_look,random_shape,shapes,vase
 
-# %% ../../nbs/data/03c_scenes.ipynb #8d7fc528
+# %% ../../nbs/data/03c_scenes.ipynb #cea94c5e
 def _sizes(rng, n, small, large): return np.sort(small*(large/small)**(rng.random(n)**1.4))[::-1]
 def _turn(rng): return rng.random()*2*np.pi
 
-def _leaves(c, rng, look, n=None, near=None, large=.7):
+def _leaves(c, rng, look, n=None, near=None, large=.7, small=.04):
     "Let `n` shapes of a few kinds fall, the largest first; `near` a point or everywhere"
     kinds = [shapes[i] for i in rng.permutation(len(shapes))[:rng.integers(1,6)]]
-    for s in _sizes(rng, n or rng.integers(5,60), .04, large):
+    for s in _sizes(rng, n or rng.integers(5,60), small, large):
         at = rng.uniform(-.1,1.1,2) if near is None else rng.normal(near,.2)
         paint(c, rng, look, place(random_shape(rng,kinds), at, (s,s*rng.uniform(.4,1)), _turn(rng)))
 
@@ -113,7 +113,7 @@ def _totem(c, rng, look):
         half = place((random_shape if x else (vase,oval)[rng.integers(2)])(rng), (x*(1.2-s),y), s*np.array([rng.uniform(.5,1),1]), _turn(rng) if x else 0)
         for side in (half,half*[-1,1]) if x else (half,): paint(c, rng, look, place(side, at, size, tilt), color)
 
-# %% ../../nbs/data/03c_scenes.ipynb #6b526459
+# %% ../../nbs/data/03c_scenes.ipynb #3242cfd7
 _page = np.array([(-.1,-.1),(1.1,-.1),(1.1,1.1),(-.1,1.1)])
 
 def _sky(c, rng, look):
@@ -127,7 +127,7 @@ def _patches(c, rng, look):
     for s in _sizes(rng, rng.integers(3,10), .3, 1.2): c.shade(place(blob(rng), rng.random(2), s), look.pick(rng), rng.uniform(.2,.8), clip=ground)
 
 def _plain(c, rng, look): c.fill(_page, look.pick(rng))
-def _thicket(c, rng, look): _leaves(c, rng, look, rng.integers(3,10), large=1.)
+def _thicket(c, rng, look): _leaves(c, rng, look, rng.integers(4,12), large=1.2, small=.25)
 
 # %% ../../nbs/data/03c_scenes.ipynb #46561495
 ingredients = dict(leaves=_leaves, strands=_strands, foliage=_foliage, speckle=_speckle, letters=_letters, town=_town,
