@@ -55,7 +55,7 @@ class Body:
         k = p+1.95*self.v*np.array([side*np.sin(a),np.cos(a)])
         return p,k,k+1.95*self.v*np.array([side*np.sin(f),np.cos(f)])
 
-# %% ../../nbs/data/02g_body.ipynb #2a1dc5c9
+# %% ../../nbs/data/02g_body.ipynb #a6213a6b
 def torso_shape(
     d:Body,      # The body
     flare=0.,    # How far cloth stands off the hip
@@ -63,9 +63,10 @@ def torso_shape(
 )->np.ndarray: # (n, 2)
     "Outline the trunk from the neck down"
     v,s = d.v,d.shoulder
-    side = [(d.neck,-.05),(d.neck+.06,.05*v),(s*.8,.13*v),(s,.3*v),(s*.86,.62*v),(d.chest*1.02,.8*v),
-            (d.waist+1.2*flare,1.32*v),(d.hip+flare,1.85*v),(d.hip+flare*1.2,bottom*v)]
-    p = spline(side,5)
+    side = [(d.neck,-.05),(d.neck+.06,.05*v),(s*.8,.13*v),(s,.3*v),(s*.86,.62*v),(d.chest*1.02,.8*v)]
+    low = np.array([(d.chest*1.02,.8),(d.waist+1.2*flare,1.32),(d.hip+flare,1.85),(d.hip+flare*1.2,2.1)])
+    ys = [y for y in low[1:,1] if y<bottom-.1]+[bottom]
+    p = spline(side+[(np.interp(y,low[:,1],low[:,0]),y*v) for y in ys],5)
     return join(p, (p*(-1,1))[::-1])
 
 def draw_neck(

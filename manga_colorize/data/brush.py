@@ -80,17 +80,18 @@ def paint(self:Brush,
     "Render a colour the way of the style"
     return self.style.paint(tuple(color))
 
-# %% ../../nbs/data/02b_brush.ipynb #1f0055b2
+# %% ../../nbs/data/02b_brush.ipynb #3724491f
 @patch
 def form(self:Brush,
     region,     # The shape's region
-    poly,       # (n, 2) the shape, unit square
+    poly,       # (n, 2) the shape, unit square; a list of them for all together
     depth,      # How far the shadow reaches in, the part's units
     amount=1.   # Its strength, 0 to 1
 ):
     "Shade the side away from the light"
-    s = self.style
-    if s.depth: self.canvas.shade(poly+self.light*depth*self.unit*s.depth, s.shadow, amount, clip=region, mode='multiply', soft=s.soft*self.unit, outside=True)
+    s,shapes = self.style,poly if isinstance(poly,list) else [poly]
+    moved = [p+self.light*depth*self.unit*s.depth for p in shapes]
+    if s.depth: self.canvas.shade(moved, s.shadow, amount, clip=region, mode='multiply', soft=s.soft*self.unit, outside=True)
 
 @patch
 def shadow(self:Brush,
@@ -102,7 +103,7 @@ def shadow(self:Brush,
     s,shapes = self.style,points if isinstance(points,list) else [points]
     if s.depth: self.canvas.shade([self(p) for p in shapes], s.shadow, amount, clip=clip, mode='multiply', soft=s.soft*self.unit)
 
-# %% ../../nbs/data/02b_brush.ipynb #d1fb76ad
+# %% ../../nbs/data/02b_brush.ipynb #42aa1ba4
 @patch
 def fill(self:Brush,
     points,       # (n, 2) shape, the part's units
@@ -131,13 +132,14 @@ def limb(self:Brush,
 )->int: # The region's number
     "Paint a tube that is open where it begins"
     p = spline(points); n = len(p)
-    w = np.interp(np.linspace(0,1,n), np.linspace(0,1,len(widths)), widths)
-    poly,color = self(ribbon(p,w,(0,0))),self.paint(color)
-    region = self.canvas.fill(poly, color)
-    if shadow: self.form(region, poly, shadow)
-    w,pen = self.weights(poly),self.pen(color)
-    self.canvas.stroke(poly[:n], w[:n], pen, (.12,.02)); self.canvas.stroke(poly[n:], w[n:], pen, (.02,.12))
-    if cap: self.canvas.stroke(poly[n-1:n+1], self.width, pen, (0,0))
+    poly = self(ribbon(p, np.interp(np.linspace(0,1,n), np.linspace(0,1,len(widths)), widths), (0,0)))
+    color,w = self.paint(color),2*self.weights(poly)
+    for k,taper in ((slice(0,n),(.12,.02)),(slice(n,2*n),(.02,.12))): self.canvas.stroke(poly[k], w[k], self.pen(color), taper)
+    cuts = [(i*n//4,min(n,(i+1)*n//4+2)) for i in range(4)]                     # in pieces: a bent tube would cover itself twice
+    parts,region = [np.concatenate([poly[i:j],poly[2*n-j:2*n-i]]) for i,j in cuts],None
+    for p in parts: region = self.canvas.fill(p, color, region)
+    if shadow: self.form(region, parts, shadow)
+    if cap: self.canvas.stroke(poly[n-1:n+1], self.width, self.pen(color), (0,0))
     return region
 
 # %% ../../nbs/data/02b_brush.ipynb #3f5f6678

@@ -82,7 +82,7 @@ def join(
     "Put curves end to end; where two meet there may be a corner"
     return np.concatenate(curves)
 
-# %% ../../nbs/data/00_curves.ipynb #33d4ff06
+# %% ../../nbs/data/00_curves.ipynb #84daff66
 @lru_cache(None)
 def _pressure(n, a, b):
     "Half the width of a stroke along its `n` points, rising over the share `a` and falling over the share `b`"
@@ -122,6 +122,8 @@ def ribbon(
     if len(p)<6:
         if np.ndim(width): width = np.interp(np.linspace(0,1,8*len(p)-7), np.linspace(0,1,len(p)), width)
         p = line(p)
-    d = np.empty_like(p); d[1:-1] = p[2:]-p[:-2]; d[0] = p[1]-p[0]; d[-1] = p[-1]-p[-2]
+    u = p[1:]-p[:-1]; u /= np.hypot(u[:,0],u[:,1])[:,None]+1e-9
+    d = np.empty_like(p); d[1:-1] = u[1:]+u[:-1]; d[0],d[-1] = u[0],u[-1]
+    if abs(p[0]-p[-1]).max()<1e-9: d[0] = d[-1] = u[0]+u[-1]                   # a closed outline
     side = d[:,::-1]*[-1,1]*(_pressure(len(p),*taper)*width/(np.hypot(d[:,0],d[:,1])+1e-9))[:,None]
     return np.concatenate([p+side, (p-side)[::-1]])

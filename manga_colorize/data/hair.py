@@ -30,7 +30,7 @@ def lock_shape(
     path = root*(1-t)**2 + 2*mid*t*(1-t) + tip*t*t
     return ribbon(path, width*np.interp(t[:,0],[0,.35,.65,.85,1],[narrow,1,.92,.55,.02]), (0,0))
 
-# %% ../../nbs/data/02e_hair.ipynb #d362d0b8
+# %% ../../nbs/data/02e_hair.ipynb #de5eb99d
 def draw_lock(
     h:Head,       # The head
     p,            # (2n, 2) shape, from `lock_shape`
@@ -46,6 +46,7 @@ def draw_lock(
     far,near = (right,left) if b.light[0]*b.flip<0 else (left,right)
     b.shadow(join(far[n//3:], (far[n//3:]*.58+near[n//3:]*.42)[::-1]), None, shade)
     for k,taper in ((slice(n//6,n),(.6,.02)),(slice(n,2*n-n//6),(.02,.6))): b.canvas.stroke(P[k], b.width, b.pen(c), taper)
+    if b.unit*b.style.detail>.24: b.canvas.stroke(b(left*.6+right*.4)[n//4:-n//5], b.width*.6, b.pen(c), (.7,.6))   # close up: a strand inside
     return region
 
 # %% ../../nbs/data/02e_hair.ipynb #e07093b3
@@ -128,7 +129,7 @@ def hair_above(
     down = (0,.045)-h.b.light*.02
     return [p+down for p in fringe_shapes(h)+[cap_shape(h)]]
 
-# %% ../../nbs/data/02e_hair.ipynb #4d88ebc7
+# %% ../../nbs/data/02e_hair.ipynb #9a783726
 def shine_shapes(
     h:Head # The head
 )->list: # Shapes (n, 2)
@@ -170,7 +171,7 @@ def _strands(h, region):
     "Fine lines that run from the parting over the crown"
     b,rng = h.b,hair_rng(h.who,5)
     top = h.warp((parting(h)[0],-.56))
-    for x in np.linspace(-.5,.5,int(5+5*b.style.detail)):
+    for x in np.linspace(-.5,.5,int((5+5*b.style.detail)*(.6+2*b.unit))):
         end = h.warp((x,-.32+.7*x*x),.62)
         b.line(bow(end,end+(top-end)*rng.uniform(.3,.75),.12*np.sign(top[0]-end[0]),8), .75, h.color('hair'), (.4,.7), clip=region)
 

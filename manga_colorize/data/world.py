@@ -16,10 +16,10 @@ from .acting import *
 from .light import noise_field
 from .scenes import draw_scene
 
-# %% ../../nbs/data/04_world.ipynb #ae3d0cdc
+# %% ../../nbs/data/04_world.ipynb #3c5b0519
 # tint, its strength, glow, how often
-_lights = dict(day=(None,0,None,8), evening=((255,206,160),.75,(255,180,90),.8), night=((150,160,225),.85,(130,150,255),.7),
-               sepia=((232,200,150),.7,(255,220,160),.5), rose=((255,215,225),.6,(255,200,220),.5), cold=((200,225,245),.7,(230,245,255),.5),
+_lights = dict(day=(None,0,None,8), evening=((255,206,160),.75,(255,180,90),1.), night=((150,160,225),.85,(130,150,255),.7),
+               sepia=((232,200,150),.7,(255,220,160),1.), rose=((255,215,225),.6,(255,200,220),.5), cold=((200,225,245),.7,(230,245,255),.5),
                acid=((150,240,200),.9,(190,255,230),.25), dusk=((190,150,200),.8,(255,150,120),.5))
 
 def cast_light(
@@ -36,13 +36,18 @@ def cast_light(
 def paint_over(
     rng,     # numpy Generator
     color,   # RGB uint8 (H, H, 3)
-    amount   # Strength, 0 to 1
+    flats,   # Region of each pixel, int32 (H, H)
+    amount   # Strength, 0 to about 1
 )->np.ndarray: # RGB uint8 (H, H, 3)
-    "Cloud a picture as water colour does"
-    cloud = noise_field(rng, len(color), 5)
-    return np.clip(color*(1+.05*amount*cloud[...,None]),0,255).astype(np.uint8)
+    "Turn a cel into a painting: clouds of pigment, a slope of light in each region, paper, grain"
+    n,t = len(color),np.linspace(-1,1,len(color),dtype=np.float32)
+    cloud,paper = noise_field(rng,n,5)*.06,noise_field(rng,n,2,int(rng.choice([48,64,96])),.7)*rng.uniform(.01,.05)
+    base,right,down = rng.normal(0,.09,(3,256)).astype(np.float32)[:,flats%256]
+    grain = cv2.resize(rng.standard_normal((256,256),np.float32), (n,n))*rng.uniform(1,5)
+    light = 1+amount*(cloud+paper+np.clip(base+right*t+down*t[:,None],-.3,.3))
+    return np.clip(color*light[...,None]+amount*grain[...,None]+.5,0,255).astype(np.uint8)
 
-# %% ../../nbs/data/04_world.ipynb #8fbced9d
+# %% ../../nbs/data/04_world.ipynb #67720e8e
 def _stage(rng):
     "Framing, background, light: what does not depend on who is there"
     framing = pick(rng, framings, [2,3.2,2.8,1.2,1.4])
@@ -87,7 +92,8 @@ def illustrate(
     cast_light(c, mood, light)
     if style.soft and paint.random()<.6: c.shade(None, (255,250,240), .22, mode='screen', ramp=(.5+.7*light,.5-.4*light))
     color,lines,flats = c.finish()
-    if style.grain: color = paint_over(paint, color, style.grain)
+    amount = style.grain+paint.uniform(.3,1.1)*(paint.random()<.3)             # a third of all pictures is painted, not inked on cels
+    if amount: color = paint_over(paint, color, flats, amount)
     tags = _count(people)+[framings[framing][-1]]+tags
     return Illustration(color, lines, flats, tuple(people), tuple(dict.fromkeys(tags)), style.name)
 
