@@ -1,6 +1,8 @@
 "Everything a notebook needs: `from manga_colorize.all import *`"
 from manga_colorize.core import *
-from manga_colorize.data.world import *
+from manga_colorize.data.ink import Canvas,Illustration
+from manga_colorize.data.identity import Character
+from manga_colorize.data.world import World
 from manga_colorize.data.sketch import *
 from manga_colorize.data.dataset import *
 from manga_colorize.data.batches import *
