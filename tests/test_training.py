@@ -107,7 +107,7 @@ def test_command(pages, tmp_path):
     from manga_colorize.studio.colorizer import Colorizer
     main,out = tmp_path/'main.py',tmp_path/'painter'
     main.write_text('from manga_colorize.pix2pix.training import manga_train\nmanga_train()\n')
-    args = [str(pages), '--out', str(out), '--epochs', '2', '--bs', '4', '--ngf', '2', '--n_down', '5', '--gan', 'lsgan', '--files']
+    args = [str(pages), '--out', str(out), '--epochs', '2', '--bs', '4', '--ngf', '2', '--depth', '5', '--gan', 'lsgan', '--files']
     env = {**os.environ, 'OMP_NUM_THREADS':'1', 'PYTHONPATH':os.pathsep.join(sys.path)}
     res = subprocess.run([sys.executable, '-W', 'ignore', str(main), *args], env=env, capture_output=True, text=True)
     assert res.returncode == 0 and str(out) in res.stdout, res.stderr
@@ -116,7 +116,7 @@ def test_command(pages, tmp_path):
     assert paint.config['training']['ngf'] == 2
     assert json.loads((out/'train.json').read_text())['epochs'] == 2
 
-small = dict(bs=4, ngf=2, n_down=5, epochs=2)
+small = dict(bs=4, ngf=2, depth=5, epochs=2)
 
 def test_command_resumes_exactly(pages, tmp_path, monkeypatch):
     "A run stopped after one epoch and resumed ends as one that was not"

@@ -147,11 +147,11 @@ def pix2pix_learner(
         **{'opt_func':published_adam, 'splitter':split_networks, 'moms':(0.5,0.5,0.5), **kwargs}, metrics=L(metrics)+means,
         cbs=L(cbs)+[adv]*(adv is not None)+fast_cbs(device, precision)+[StopOnNaN(), LiveLosses()])
 
-# %% ../../nbs/pix2pix/03_training.ipynb #184e50ba
+# %% ../../nbs/pix2pix/03_training.ipynb #779987a8
 class LiveLosses(Callback):
     "Show the latest losses beside the progress bar, renewed every `every` batches"
     order,run_valid = 61,False # after `ProgressCallback` has written its own
-    def __init__(self, every=20): self.every,self.text = every,''
+    def __init__(self, every=10): self.every,self.text = every,''
     def after_batch(self):
         if not hasattr(self.learn, 'adversarial') or not hasattr(self.learn, 'progress'): return
         if self.iter%self.every==0:
@@ -175,8 +175,8 @@ def plot_losses(self:Adversarial,
     ax.set_xlabel('batch'); ax.set_ylabel('loss'); ax.legend()
     return ax
 
-# %% ../../nbs/pix2pix/03_training.ipynb #4f9dceb9
-_defaults = dict(cue='blur', size=None, crop=None, lambda_l1=100., gan='vanilla', lr=2e-4, seed=0, precision=None)
+# %% ../../nbs/pix2pix/03_training.ipynb #d5c1e489
+_defaults = dict(cue='blur', size=None, crop=None, l1=100., gan='vanilla', lr=2e-4, seed=0, precision=None)
 
 def _settings(given, out, resume):
     "What was asked for, or what the run in `out` was started with"
@@ -184,7 +184,7 @@ def _settings(given, out, resume):
     if not resume:
         if (out/'checkpoint.pt').exists(): raise ValueError(f"expected --resume or another folder, got the checkpoint of a run in {str(out)!r}")
         scale = Scale.auto()
-        return {**_defaults, **{k:getattr(scale, k) for k in ('bs','ngf','n_down','epochs')}, **given}
+        return {**_defaults, **dict(bs=scale.bs, ngf=scale.ngf, depth=scale.n_down, epochs=scale.epochs), **given}
     if not file.exists(): raise ValueError(f"expected a run to go on with, got no {str(file)!r}")
     kept = json.loads(file.read_text(encoding='utf-8'))
     other = {k:v for k,v in given.items() if kept.get(k)!=v}
@@ -195,10 +195,10 @@ def _learner(dataset, files, s):
     from manga_colorize.data.batches import manga_dls
     seed_everything(s['seed'])
     dls = manga_dls(dataset, cue=s['cue'], size=s['size'], crop=s['crop'], bs=s['bs'], seed=s['seed'], resident=not files)
-    return pix2pix_learner(dls, s['lambda_l1'], s['ngf'], s['n_down'], lr=s['lr'], precision=s['precision'],
+    return pix2pix_learner(dls, s['l1'], s['ngf'], s['depth'], lr=s['lr'], precision=s['precision'],
                            gan_loss=None if s['gan']=='none' else s['gan'])
 
-# %% ../../nbs/pix2pix/03_training.ipynb #6362b66b
+# %% ../../nbs/pix2pix/03_training.ipynb #fb0fd321
 @call_parse
 def manga_train(
     dataset:str,          # Folder that manga-dataset made
@@ -207,10 +207,10 @@ def manga_train(
     epochs:int=None,      # Passes over the data, the second half of them at a falling rate
     bs:int=None,          # Pictures in a batch
     ngf:int=None,         # Filters of the first layer
-    n_down:int=None,      # Halvings of the generator
+    depth:int=None,       # Halvings of the generator
     size:int=None,        # Side of the pictures, pixels; that of the data set by default
     crop:int=None,        # Side of random cuts to train on; none by default
-    lambda_l1:float=None, # Weight of L1 beside the critic; 100 by default
+    l1:float=None,        # Weight of L1 beside the critic; 100 by default
     gan:str=None,         # vanilla, lsgan, or none for L1 alone; vanilla by default
     lr:float=None,        # Learning rate; 0.0002 by default
     precision:str=None,   # bf16, fp16 or fp32; what pays on this device by default
@@ -220,7 +220,7 @@ def manga_train(
 ):
     "Train Pix2Pix on a folder of pictures; what is not given depends on the device"
     from manga_colorize.studio.colorizer import Colorizer
-    given = dict(cue=cue, epochs=epochs, bs=bs, ngf=ngf, n_down=n_down, size=size, crop=crop, lambda_l1=lambda_l1, gan=gan, lr=lr, precision=precision, seed=seed)
+    given = dict(cue=cue, epochs=epochs, bs=bs, ngf=ngf, depth=depth, size=size, crop=crop, l1=l1, gan=gan, lr=lr, precision=precision, seed=seed)
     out,stop = Path(out),StopOnCtrlC()
     try:
         s = _settings(given, out, resume)
