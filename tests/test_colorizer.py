@@ -8,7 +8,7 @@ from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
 from manga_colorize.studio.colorizer import Colorizer,archs,manga_colorize
-from manga_colorize.studio.inputs import fit_cue,mirror_pad
+from manga_colorize.studio.inputs import fit_cue,mirror_pad,read_cue,soften_cue
 
 class Tiny(nn.Module):
     "Ink over cue, with the parts that make evaluation differ from training"
@@ -108,6 +108,30 @@ def test_colours_land_where_the_cue_has_them():
     "Through padding, cropping and reading, nothing moves"
     c = cue(37,41); c[...,3] = 255
     assert np.array_equal(np.array(Colorizer(Plain())(sketch(37,41),c)), c[...,:3])
+
+def test_softened_colours_of_a_whole_picture_are_the_training_cue():
+    from manga_colorize.data.sketch import blur_cue
+    color = np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8).repeat(16,0).repeat(16,1)
+    assert (soften_cue(read_cue(color)[None])-read_cue(blur_cue(color))[None]).abs().max()<=1.01/127.5
+
+def test_softened_strokes_stay_in_range_and_spread():
+    for seed in range(3):
+        strokes = torch.rand(2,4,70,90, generator=torch.Generator().manual_seed(seed))*2-1; strokes[:,3] = (strokes[:,3]>.97).float()
+        soft = soften_cue(strokes)
+        assert soft.isfinite().all() and soft[:,:3].abs().max()<=1 and (soft[:,3]==1).all()
+    red = torch.zeros(1,4,256,256); red[0,:,100:156,100:156] = torch.tensor([1.,-1,-1,1])[:,None,None]
+    soft = soften_cue(red)[0]
+    assert (soft[:3,128,128]-torch.tensor([1.,-1,-1])).abs().max()<.05 and soft[:3,0,0].min()>.99
+    assert (soften_cue(torch.zeros(1,4,9,9))[:,:3]==1).all()
+
+def test_strokes_are_softened_where_the_model_learned_from_blurred_cues():
+    strokes = np.zeros((64,64,4), np.uint8); strokes[30:34,30:34] = (255,0,0,255); s = sketch(64,64); full = cue(64,64); full[...,3] = 255
+    blur,other = Colorizer(Plain(), dict(protocol=dict(cue='blur',sigma=20))),Colorizer(Plain())
+    page = np.array(blur(s,strokes)); assert page[26,26,0]>page[26,26,1]+50
+    assert np.array_equal(np.array(other(s,strokes)), np.array(blur(s,strokes,soften=False))) and (np.array(other(s,strokes))[26,26]==255).all()
+    assert np.array_equal(np.array(other(s,strokes,soften=True)), page)
+    assert np.array_equal(np.array(blur(s,full)), full[...,:3])  # the protocol's cue passes as it is
+    assert (np.array(blur(s,np.zeros_like(strokes)))==255).all()
 
 def test_mirror_pad():
     x = torch.arange(6.).reshape(1,2,3)
@@ -217,7 +241,7 @@ def test_command_colours_files_and_folders(paint, tmp_path, capsys):
     (tmp_path/'in').mkdir(); (tmp_path/'other').mkdir(); paint.save(tmp_path/'m')
     for f in ('in/a.png','in/b.png','other/a.png'): Image.fromarray(sketch()).save(tmp_path/f)
     Image.fromarray(cue()).save(tmp_path/'cue.png')
-    manga_colorize([str(tmp_path/'in'),str(tmp_path/'other'/'a.png')], cue=str(tmp_path/'cue.png'), model=str(tmp_path/'m'), out=str(tmp_path/'out'))
+    manga_colorize([str(tmp_path/'in'),str(tmp_path/'other'/'a.png')], cue=str(tmp_path/'cue.png'), model=str(tmp_path/'m'), out=str(tmp_path/'out'), exact=True)
     assert sorted(p.name for p in (tmp_path/'out').iterdir())==['a_color.png','a_color_2.png','b_color.png']
     assert np.array_equal(np.array(Image.open(tmp_path/'out'/'a_color.png')), np.array(paint(sketch(),cue())))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['archs', 'build_model', 'Colorizer']
 
-# %% ../../nbs/studio/01_colorizer.ipynb #efcaf046
+# %% ../../nbs/studio/01_colorizer.ipynb #b90b172d
 import hashlib,json,sys,torch,safetensors.torch as st
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,7 @@ from .. import __version__
 from ..core import atomic_path,to_image,to_tensor
 from ..data.sketch import no_cue
 from ..data.sketch import sketchify as draw_lines
-from .inputs import fit_cue,mirror_pad,picture_tensor,read_cue,read_sketch
+from .inputs import fit_cue,mirror_pad,picture_tensor,read_cue,read_sketch,soften_cue
 
 # %% ../../nbs/studio/01_colorizer.ipynb #cbcca0dc
 def _pix2pix(**kwargs):
@@ -75,16 +75,25 @@ def paint_batch(self:Colorizer,
         fake = self.model.eval()(*x)[...,:h,:w].float().clamp(-1,1)
     return fake.to(sketch.device, copy=True)
 
-# %% ../../nbs/studio/01_colorizer.ipynb #9d3ea402
+# %% ../../nbs/studio/01_colorizer.ipynb #b7881133
+@patch
+def _soft(self:Colorizer, cue, soften):
+    protocol = self.config.get('protocol',{})
+    strokes = cue[:,3].min()<1 and cue[:,3].max()>0
+    if soften is None: soften = strokes and protocol.get('cue')=='blur'
+    return soften_cue(cue, protocol.get('sigma',20)) if soften else cue
+
 @patch
 def __call__(self:Colorizer,
-    sketch,  # Anything that `read_sketch` takes, or a batch of tensors (B, 1, H, W)
-    cue=None # Anything that `read_cue` takes, of any size; for a batch (B, 4, h, w); None for no cue
+    sketch,     # Anything that `read_sketch` takes, or a batch of tensors (B, 1, H, W)
+    cue=None,   # Anything that `read_cue` takes, of any size; for a batch (B, 4, h, w); None for no cue
+    soften=None # Spread the cue's strokes first? None: if it has gaps and the model learned from blurred cues; a batch is taken as it is
 ): # PIL image of the sketch's size; for a batch, a tensor (B, 3, H, W)
     "Colour `sketch` by `cue`"
     if isinstance(sketch, torch.Tensor) and sketch.ndim==4: return self.paint_batch(sketch,cue)
-    cue = None if cue is None else read_cue(cue)[None]
-    return Image.fromarray(to_image(self.paint_batch(to_tensor(read_sketch(sketch))[None], cue)[0]))
+    sketch = to_tensor(read_sketch(sketch))[None]
+    if cue is not None: cue = self._soft(fit_cue(read_cue(cue)[None], sketch.shape[-2:]), soften)
+    return Image.fromarray(to_image(self.paint_batch(sketch,cue)[0]))
 
 # %% ../../nbs/studio/01_colorizer.ipynb #837b9b1c
 def _settings(f): return {k:p.default for k,p in signature(f).parameters.items() if isinstance(p.default,(int,float))}
@@ -184,25 +193,27 @@ def _target(out, stem, taken):
     names = (Path(out)/f'{stem}_color{k}.png' for k in ['',*(f'_{i}' for i in range(2,len(taken)+3))])
     return next(p for p in names if p not in taken)
 
-# %% ../../nbs/studio/01_colorizer.ipynb #ac0856a1
+# %% ../../nbs/studio/01_colorizer.ipynb #e19fdc76
 def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
 
 @call_parse
 def manga_colorize(
     sketch:_Sketches,     # Picture files, or folders of them
-    cue:str=None,         # Colour cue for all of them, a picture with transparency; none by default
+    cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
     model:str=None,       # Model folder, as manga-demo and manga-train make it
     out:str='colored',    # Folder for the coloured pages
-    sketchify:bool=False  # Draw the lines of a photograph or shaded picture first
+    sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
+    exact:bool=False      # Take the cue as it is, without spreading its strokes
 ):
     "Colour line art of any size"
     paint,taken,failed = _load(model),[],0
+    if cue is None and paint.config.get('protocol',{}).get('cue')=='blur': print('This model was trained with colours to follow: without --cue its pages stay pale')
     for f in _files(sketch):
         try:
             ink = draw_lines(to_image(f)) if sketchify else read_sketch(f)
             if _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify')
             taken.append(_target(out, Path(f).stem, taken))
-            with atomic_path(taken[-1]) as tmp: paint(ink, cue).save(tmp)
+            with atomic_path(taken[-1]) as tmp: paint(ink, cue, soften=not exact).save(tmp)
             print(f'{f} -> {taken[-1]}')
         except Exception as e: failed += 1; print(f'{f}: {e}', file=sys.stderr)
     if failed: sys.exit(1)

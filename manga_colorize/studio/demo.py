@@ -172,10 +172,10 @@ def _report(out, budget, paint, data, test, own):
     return results_page(out/'index.html', 'Colours from a few minutes', 'A network that started from chance, and saw what it could in the time. Slide between a sketch and the page it made of it.',
                         facts, sections, rows[0], out/'model')
 
-# %% ../../nbs/studio/02_demo.ipynb #a574f0dd
+# %% ../../nbs/studio/02_demo.ipynb #ad912045
 def run_demo(
     images=None, # Folder of colour pictures to learn from beside what is drawn; None for none
-    minutes=5.,  # Time for everything
+    minutes=5.,  # Minutes for everything
     out='demo',  # Folder for data, model and results
     test=None,   # Folder of colour pictures to test on; None for those kept aside, or the squares of `MANGA_ART`
     seed=0       # Decides what is drawn and how the network starts
@@ -194,11 +194,11 @@ def run_demo(
         raise KeyboardInterrupt
     return _report(out, budget, paint, data, _test_folder(out, test, kept), images is not None)
 
-# %% ../../nbs/studio/02_demo.ipynb #bf8fb64e
+# %% ../../nbs/studio/02_demo.ipynb #7899b707
 @call_parse
 def manga_demo(
     images:str=None,   # Folder of colour pictures to learn from, beside what is drawn
-    minutes:float=5.,  # Time for everything
+    minutes:float=5.,  # Minutes for everything
     out:str='demo',    # Folder for data, model and results
     test:str=None,     # Folder of colour pictures to test on; if not given, a sixth of IMAGES
     seed:int=0         # Decides what is drawn and how the network starts
@@ -210,4 +210,4 @@ def manga_demo(
         print(f"\nStopped. Finished: {', '.join(made) or 'nothing yet'}", flush=True)
         sys.exit(130)
     except ValueError as e: sys.exit(f'manga-demo: {e}')
-    print(f'Results:       {page}\nGallery:       {out}/gallery.png\nColour yours:  manga-colorize drawing.png --model {out}/model')
+    print(f'Results:       {page}\nGallery:       {out}/gallery.png\nColour yours:  manga-colorize drawing.png --cue strokes.png --model {out}/model')

@@ -67,7 +67,7 @@ def curve_html(
     words = f'<text x="0" y="25">{means.max():.3g}</text><text x="0" y="204">{means.min():.3g}</text><text x="740" y="228" text-anchor="end">{len(losses):,} batches</text>'
     return f'<svg viewBox="0 0 750 240" role="img" aria-label="The loss while training"><line x1="60" y1="200" x2="740" y2="200"/><path d="M{points}"/>{words}</svg>'
 
-# %% ../../nbs/studio/01b_results.ipynb #a70755a4
+# %% ../../nbs/studio/01b_results.ipynb #c5158dce
 def results_page(
     path,     # File to write
     title,    # Heading
@@ -83,7 +83,7 @@ def results_page(
         title=html.escape(title), story=story, hero_sketch=data_url(hero[0]), hero_fake=data_url(hero[2]),
         facts=''.join(f'<div><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>' for k,v in facts.items()),
         sections='\n'.join(f'<h2>{h}</h2><p>{text}</p>{body}' for h,text,body in sections),
-        commands=html.escape(f'manga-colorize drawing.png --model {model} --cue colours.png\nmanga-colorize photo.jpg --model {model} --sketchify'),
-        python=html.escape(f"from manga_colorize.all import *\n\npaint = Colorizer.load('{model}')\npaint('drawing.png', 'colours.png').save('page.png')"))
+        commands=html.escape(f'manga-colorize drawing.png --model {model} --cue strokes.png\nmanga-colorize photo.jpg --model {model} --sketchify'),
+        python=html.escape(f"from manga_colorize.all import *\n\npaint = Colorizer.load('{model}')\npaint('drawing.png', 'strokes.png').save('page.png')"))
     with atomic_path(path) as tmp: tmp.write_text(page, encoding='utf-8')
     return Path(path)
