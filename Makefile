@@ -4,7 +4,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 .DEFAULT_GOAL := help
-export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PLATFORM_DIRS := 1
 
 help: ## Print this list
@@ -21,26 +20,26 @@ $(READY): settings.ini setup.py pyproject.toml
 setup: $(READY) ## Make the environment .venv, or bring it up to date
 
 demo: $(READY) ## Draw a data set, train Pix2Pix on it, colour unseen sketches: 5 minutes on a CPU
-	@manga-demo --out demo
+	@$(BIN)/manga-demo --out demo
 
 test: $(READY) ## Check exports, notebooks, tests and README
-	@python .ci/check.py
+	@$(BIN)/python .ci/check.py
 
 lab: $(READY) ## Open the lessons in JupyterLab
-	@jupyter lab nbs
+	@$(BIN)/jupyter lab nbs
 
 export: $(READY) ## Generate the library from the notebooks, and clean them
-	@nbdev_export && nbdev_clean
+	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean
 
 readme: $(READY) ## Render README.md from nbs/index.ipynb
-	@python .ci/readme.py
+	@$(BIN)/python .ci/readme.py
 
 docs: $(READY) ## Build the documentation site with Quarto
 	@command -v quarto >/dev/null || { echo "Quarto is missing. Get it at https://quarto.org/docs/get-started, then run 'make docs' again"; exit 1; }
-	@nbdev_docs
+	@$(BIN)/nbdev_docs
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) _docs _proc build dist demo *.egg-info .pytest_cache
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 .PHONY: help setup demo test lab export readme docs clean

@@ -4,6 +4,10 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 
+def command(name):
+    "A program of the environment that runs this"
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or name
+
 def run(what, *cmd):
     print(f'== {what}', flush=True)
     start = time.perf_counter()
@@ -21,9 +25,9 @@ def unchanged(what, *cmd):
 
 if __name__=='__main__':
     if not shutil.which('git'): sys.exit('git is missing: the export check compares files with it')
-    unchanged('the library is what the notebooks export', 'nbdev_export')
-    unchanged('the notebooks are clean', 'nbdev_clean')
+    unchanged('the library is what the notebooks export', command('nbdev_export'))
+    unchanged('the notebooks are clean', command('nbdev_clean'))
     run('README.md is what nbs/index.ipynb gives', sys.executable, '.ci/readme.py', '--check')
     os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='agg')  # two notebooks at a time, one thread each
-    run('every notebook runs', 'nbdev_test', '--n_workers', '2', '--do_print')
+    run('every notebook runs', command('nbdev_test'), '--n_workers', '2', '--do_print')
     run('tests', sys.executable, '-m', 'pytest', '-q')

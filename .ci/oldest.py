@@ -5,4 +5,4 @@ from pathlib import Path
 
 config = ConfigParser(delimiters=['='])
 config.read(Path(__file__).resolve().parent.parent/'settings.ini', encoding='utf-8')
-for requirement in config['DEFAULT']['requirements'].split(): print(re.sub('>=([^,]*).*', r'==\1', requirement))
+for requirement in config['DEFAULT']['requirements'].split(): print(re.sub('>=([^,]*).*', r'==\1.*', requirement))

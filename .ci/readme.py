@@ -26,6 +26,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__); p.add_argument('--check', action='store_true')
     check = p.parse_args().check
     body,pictures = render()
+    if not pictures: sys.exit('nbs/index.ipynb has no picture: run it first')
     same = readme.read_text(encoding='utf-8')==body and all((images/n).exists() and (images/n).read_bytes()==d for n,d in pictures.items())
     if check: sys.exit(0 if same else "README.md differs from nbs/index.ipynb: run 'make readme'")
     images.mkdir(exist_ok=True)
