@@ -51,15 +51,18 @@ scales = {s.name:s for s in (Scale('quick', size=128, n=300,  ngf=16, n_down=6, 
                              Scale('full',  size=256, n=9000, ngf=64, n_down=8, bs=1,  epochs=30))}
 
 # %% ../nbs/00_core.ipynb #4b95e9b3
+def _upright(im):
+    "A PIL image as RGB or RGBA bytes, turned upright; 16 bits a pixel become 8"
+    im = ImageOps.exif_transpose(im)
+    if im.mode[0]=='I': im = Image.fromarray((np.asarray(im)//257).clip(0,255).astype(np.uint8))
+    alpha = 'A' in im.getbands() or 'transparency' in im.info
+    return np.array(im.convert('RGBA' if alpha else 'RGB'))
+
 def read_image(
     path # File name
 )->np.ndarray: # uint8 (H, W, 3), or (H, W, 4) if the file has transparency
     "Read a picture as RGB or RGBA, turned upright by its EXIF orientation"
-    with Image.open(path) as im:
-        im = ImageOps.exif_transpose(im)
-        if im.mode[0]=='I': im = Image.fromarray((np.asarray(im)//257).clip(0,255).astype(np.uint8)) # 16 bits a pixel
-        alpha = 'A' in im.getbands() or 'transparency' in im.info
-        return np.array(im.convert('RGBA' if alpha else 'RGB'))
+    with Image.open(path) as im: return _upright(im)
 
 # %% ../nbs/00_core.ipynb #688bc3a8
 def over_white(
@@ -77,7 +80,7 @@ def _bytes(t): return ((t.detach().float().cpu().clamp(-1,1)+1)*127.5).round().b
 
 def _array(x):
     if isinstance(x, (str,Path)): return read_image(x)
-    if isinstance(x, Image.Image): return np.array(x.convert('RGBA' if 'A' in x.getbands() else 'RGB'))
+    if isinstance(x, Image.Image): return _upright(x)
     if not isinstance(x, torch.Tensor): return np.asarray(x)
     if x.ndim!=3 or x.shape[0] not in (1,3,4): raise ValueError(f"expected a tensor (1, 3 or 4, H, W), got {tuple(x.shape)}")
     return _bytes(over_white(x) if x.shape[0]==4 else x)

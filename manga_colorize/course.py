@@ -10,7 +10,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from fastcore.script import call_parse,store_true
+from fastcore.script import call_parse
 from .core import atomic_path
 
 # %% ../nbs/01_course.ipynb #0d32eca6
@@ -40,8 +40,8 @@ def copy_lessons(
 # %% ../nbs/01_course.ipynb #d39d6b08
 @call_parse
 def manga_course(
-    dst:str,               # Folder for the lessons
-    force:store_true=False # Replace lessons that you have changed?
+    dst:str,         # Folder for the lessons
+    force:bool=False # Replace lessons that you have changed?
 ):
     "Copy the lessons of manga_colorize into a folder"
     written,kept = copy_lessons(dst, force)
