@@ -68,7 +68,8 @@ def test_learner_is_published(tmp_path):
     assert learn.loss_func.lambda_l1 == 100
 
 def test_kwargs_reach_the_learner(tmp_path):
-    learn = learner(tmp_path, model_dir='weights', wd=.1)
+    learn = learner(tmp_path, model_dir='weights', wd=.1, loss_func=torch.nn.MSELoss())
+    assert isinstance(learn.loss_func, torch.nn.MSELoss)
     assert learn.model_dir == 'weights' and learn.wd == .1
 
 def test_training_learns(tmp_path):
@@ -102,6 +103,18 @@ def test_nan_keeps_the_last_good_checkpoint(tmp_path):
     state = read_checkpoint(tmp_path/'run.pt')
     assert state['epoch'] == 2 and all(v.isfinite().all() for v in state['model'].values())
     fresh = learner(tmp_path); fresh.fit_flat_lin(2, 2, cbs=Checkpoints(tmp_path/'run.pt', resume=True))
+
+def test_nan_closes_the_progress_bar(tmp_path, capsys):
+    dls = data(2); dls.train[1][2].fill_(float('nan'))
+    learn = pix2pix_learner(dls, ngf=2, n_down=5, path=tmp_path)
+    with pytest.raises(FloatingPointError): learn.fit(1)
+    assert learn.logger is print and not hasattr(learn.progress, 'mbar')
+
+def test_lr_find_runs(pages, tmp_path):
+    learn = learner(tmp_path, manga_dls(pages, bs=4))
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    learn.lr_find(num_it=8, show_plot=False)
+    assert all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before))
 
 def test_command(pages, tmp_path):
     from manga_colorize.studio.colorizer import Colorizer

@@ -119,10 +119,10 @@ class Checkpoints(Callback):
         if self.skip is not None: self.learn.remove_cb(self.skip)
         self.resume,self.start,self.skip = False,0,None
 
-# %% ../../nbs/pix2pix/02a_longruns.ipynb #843dfa25
+# %% ../../nbs/pix2pix/02a_longruns.ipynb #8b5918a9
 class StopOnNaN(Callback):
     "Stop with a `FloatingPointError` that names batch and term when a loss is not finite"
-    order,run_valid = 5,False
+    order,run_valid = 100,False # the last word: after a bad loss all others may tidy up first
     def __init__(self,
         every=None # Batches between two looks; None for 1 on a CPU and 50 on a GPU, where looking means waiting
     ): self.every,self.seen,self.error = every,[],None

@@ -116,7 +116,7 @@ def fast_cbs(
     channels_last = torch.device(device).type in ('cpu','cuda')
     return [FastMath(precision=='bf16', channels_last), *([MixedPrecision()] if precision=='fp16' else [])]
 
-# %% ../../nbs/pix2pix/03_training.ipynb #47265d06
+# %% ../../nbs/pix2pix/03_training.ipynb #b5ab1ad9
 def split_networks(
     model # Has a method `split`
 )->list: # Lists of parameters, one for each network
@@ -143,9 +143,9 @@ def pix2pix_learner(
     disc = None if adv is None else PatchDiscriminator(1+3+3, ndf or ngf, n_layers)
     means = [] if adv is None else [ValueMetric(partial(adv.mean, t), t) for t in adv.terms[1:]]
     device = getattr(dls, 'device', None) or default_device()
-    return Learner(dls, Pix2Pix(UnetGenerator(1+3, 3, ngf, n_down), disc), loss_func=PixelL1(lambda_l1), lr=lr,
-        **{'opt_func':published_adam, 'splitter':split_networks, 'moms':(0.5,0.5,0.5), **kwargs}, metrics=L(metrics)+means,
-        cbs=L(cbs)+[adv]*(adv is not None)+fast_cbs(device, precision)+[StopOnNaN(), LiveLosses()])
+    published = dict(loss_func=PixelL1(lambda_l1), opt_func=published_adam, splitter=split_networks, moms=(0.5,0.5,0.5))
+    return Learner(dls, Pix2Pix(UnetGenerator(1+3, 3, ngf, n_down), disc), lr=lr, metrics=L(metrics)+means,
+        cbs=L(cbs)+[adv]*(adv is not None)+fast_cbs(device, precision)+[StopOnNaN(), LiveLosses()], **(published | kwargs))
 
 # %% ../../nbs/pix2pix/03_training.ipynb #779987a8
 class LiveLosses(Callback):
