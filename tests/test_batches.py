@@ -157,7 +157,7 @@ def test_no_validation_is_allowed(tmp_path):
     with learn.no_bar(),learn.no_logging(): learn.fit(1)
 
 @pytest.mark.parametrize('kwargs,match', [(dict(cue='blurr'),'expected a cue among'), (dict(bs=25),'at least one batch of 25 .* got 24'), (dict(bs=0),'batch size'),
-                                          (dict(size=97),'expected a size of 16 to 96'), (dict(size=8),'expected a size'), (dict(crop=65),'expected a crop'), (dict(seed=-1),'non-negative')])
+                                          (dict(size=97),'expected a size of 16 to 96'), (dict(size=8),'expected a size'), (dict(crop=65),'expected a crop'), (dict(seed=-1),'expected a seed')])
 def test_wrong_arguments(pages, kwargs, match):
     with pytest.raises(ValueError, match=match): cpu(pages, **(dict(bs=4)|kwargs)).one_batch()
 

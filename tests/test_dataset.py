@@ -190,3 +190,10 @@ def test_real_art(tmp_path):
     assert not any(f['source'].startswith('manga/bw_') for f in read_metadata(tmp_path/'out'))
     assert sum(f['source'].startswith('squares') for f in read_metadata(tmp_path/'out'))==23
     print(r)
+
+def test_endless_source_that_gives_nothing_stops(tmp_path):
+    with pytest.raises(ValueError, match='expected usable pictures'): build_dataset(FakeWorld(), tmp_path/'d', n=3, size=32, max_complexity=-1.)
+
+def test_bad_seed_claims_nothing(tmp_path):
+    with pytest.raises(ValueError, match='expected a seed'): build_dataset(FakeWorld(), tmp_path/'d', n=3, size=32, seed=-1)
+    assert not (tmp_path/'d').exists()

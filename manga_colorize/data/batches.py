@@ -203,6 +203,7 @@ def manga_dls(
 )->DataLoaders: # Batches of sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Load a data set for training; `ValueError` if it is none or too small"
     _function(cue)
+    if seed<0: raise ValueError(f"expected a seed of 0 or more, got {seed}")
     if bs<1: raise ValueError(f"expected a batch size of at least 1, got {bs}")
     train,valid = _files(path,'train'),_files(path,'valid')
     if len(train)<bs: raise ValueError(f"expected at least one batch of {bs} training pictures in {str(path)!r}, got {len(train)}")

@@ -115,10 +115,11 @@ def _store(dst, k, facts, valid_pct):
 def _source(src, scenes):
     return Drawn(src, scenes) if hasattr(src,'illustration') else src if hasattr(src,'load') else Folder(src)
 
-def _check(src, source, dst, n, size, valid_pct):
+def _check(src, source, dst, n, size, valid_pct, seed):
     if n is None and not hasattr(source,'__len__'): raise ValueError("expected n, the number of pictures to draw, got None: a World never ends")
     if n is not None and n<1: raise ValueError(f"expected n of at least 1, got {n}")
     if not 16<=size<=4096: raise ValueError(f"expected a size of 16 to 4096 pixels, got {size}")
+    if seed<0: raise ValueError(f"expected a seed of 0 or more, got {seed}")
     if not 0<=valid_pct<1: raise ValueError(f"expected valid_pct in [0, 1), got {valid_pct}")
     if isinstance(source, Folder):
         a,b = source.path.resolve(),dst.resolve()
@@ -139,17 +140,25 @@ def build_dataset(
 )->Report: # What was kept and why the rest was not
     "Make a folder of training pictures, the same for any `n_workers`"
     dst,source = Path(dst),_source(src, scenes)
-    _check(src, source, dst, n, size, valid_pct)
+    _check(src, source, dst, n, size, valid_pct, seed)
     recipe = source.recipe() | dict(size=size, max_complexity=max_complexity, n=n, seed=seed, valid_pct=valid_pct)
     if done := _claim(dst, recipe): return done
     kept,refused = [],{}
     with closing(in_order(partial(prepare, source, size, max_complexity), source.keys(seed), n_workers)) as results:
         for facts in results:
-            if 'refused' in facts: refused.setdefault(facts['refused'], []).append(facts['source']); continue
+            if 'refused' in facts:
+                refused.setdefault(facts['refused'], []).append(facts['source'])
+                _give_up(source, kept, refused)
+                continue
             kept.append(_store(dst, len(kept), facts, valid_pct))
             if each: each(len(kept))
             if len(kept)==n: break
     return _finish(dst, recipe, kept, refused)
+
+def _give_up(source, kept, refused):
+    "Stop on a source that never ends and gives next to nothing"
+    n = sum(map(len, refused.values()))
+    if not hasattr(source,'__len__') and n>1000+20*len(kept): raise ValueError(f"expected usable pictures, got {len(kept)} and {({k:len(v) for k,v in refused.items()})} refused")
 
 def _finish(dst, recipe, kept, refused):
     if not kept:
@@ -172,7 +181,7 @@ def manga_dataset(
     valid:float=.1,            # Share kept for validation, 0 to 1
     scenes:float=.5,           # Share of random scenes in a world, 0 to 1
     seed:int=0,                # Decides the world, the choice and the split
-    workers:int=os.cpu_count() # Processes; 0 works in this one
+    workers:int=min(8, os.cpu_count() or 1) # Processes; 0 works in this one
 ):
     "Make a folder of training pictures"
     try:
