@@ -11,7 +11,7 @@ from manga_colorize.data.world import World
 from manga_colorize.studio import demo
 from manga_colorize.studio.colorizer import Colorizer
 from manga_colorize.studio.demo import TimeBudget,demo_source,run_demo,tune_threads
-from manga_colorize.studio.own_pictures import Mixed,hold_out,random_square,readable
+from manga_colorize.studio.own_pictures import Hurry,Mixed,random_square,readable
 from manga_colorize.studio.results import curve_html,results_page
 
 @pytest.fixture(scope='module')
@@ -46,6 +46,14 @@ def test_a_mixed_source_is_the_same_for_any_process_and_order(own):
 def test_held_out_pages_teach_nothing(own):
     source,test,bad = demo_source(own)
     assert len(test)==1 and test[0] not in source.files and len(source.files)==4 and bad==[('broken.png','cannot be read')]
+
+def test_hurry_ends_by_the_clock():
+    class Slow:
+        def recipe(self): return {}
+        def keys(self, seed=0):
+            k = 0
+            while True: time.sleep(.01); yield (k:=k+1)
+    assert 15<len(list(Hurry(Slow(), .3, least=2).keys()))<=31 and len(list(Hurry(Slow(), 0, least=7).keys()))==7
 
 # --- parts
 
@@ -93,7 +101,7 @@ def test_the_whole_road(tmp_path, capsys, monkeypatch):
     assert files(tmp_path/'demo')==['gallery.png','index.html','model/config.json','model/model.safetensors']
     assert page==tmp_path/'demo'/'index.html' and page.stat().st_size>50_000
     paint = Colorizer.load(tmp_path/'demo'/'model')
-    assert paint.config['seen']>0 and paint.config['protocol']['cue']=='blur' and paint.config['data']['n']>=100
+    assert paint.config['seen']>0 and paint.config['protocol']['cue']=='blur' and paint.config['data']['world']==0
     said = capsys.readouterr().out
     assert 'against the cue alone' in said and '100%' in said
     run_demo(minutes=.15, out=tmp_path/'demo', test=None) # again: the data set is there

@@ -95,7 +95,7 @@ def __call__(self:Colorizer,
     if cue is not None: cue = self._soft(fit_cue(read_cue(cue)[None], sketch.shape[-2:]), soften)
     return Image.fromarray(to_image(self.paint_batch(sketch,cue)[0]))
 
-# %% ../../nbs/studio/01_colorizer.ipynb #837b9b1c
+# %% ../../nbs/studio/01_colorizer.ipynb #251beb5b
 def _settings(f): return {k:p.default for k,p in signature(f).parameters.items() if isinstance(p.default,(int,float))}
 
 def _about(dls):
@@ -103,8 +103,9 @@ def _about(dls):
     dl,f = dls.train,Path(dls.path)/'dataset.json'
     if not hasattr(dl,'draw_cue'): return {}
     name = dl.cue if isinstance(dl.cue,str) else getattr(dl.cue,'__name__','own')
-    data = json.loads(f.read_text(encoding='utf-8'))['recipe'] if f.is_file() else {}
-    return dict(data={k:v for k,v in data.items() if not isinstance(v,(list,dict))},
+    made = json.loads(f.read_text(encoding='utf-8')) if f.is_file() else {}
+    data = {k:v for k,v in made.get('recipe',{}).items() if k!='n' and not isinstance(v,(list,dict))}
+    return dict(data=data | dict(pictures=made.get('report',{}).get('train')),
                 protocol=dict(size=dl.size, crop=dl.crop, cue=name, **_settings(dl.draw_cue), sketch=_settings(dl.sketch)))
 
 # %% ../../nbs/studio/01_colorizer.ipynb #c105de6a
