@@ -52,10 +52,11 @@ class Adversarial(Callback):
         if isinstance(gan_loss, str) and gan_loss not in gan_losses:
             raise ValueError(f"expected a gan_loss among {list(gan_losses)}, got {gan_loss!r}")
         self.gan_loss = gan_losses[gan_loss] if isinstance(gan_loss, str) else gan_loss
-        self.past,self.fresh,self.last = torch.zeros(0,3),[],0
+        self.past,self.fresh,self.last,self.awake = torch.zeros(0,3),[],0,True
 
     def play(self):
         "Give the generator's and the discriminator's loss on this batch"
+        if not self.awake: return self.loss.new_zeros(2)
         g = d = 0.
         for judge,real,fake,shown in get_model(self.model).pairs(self.pred, *self.xb, *self.yb):
             with frozen(judge): g = g + self.gan_loss(judge(fake), True)
