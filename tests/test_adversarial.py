@@ -173,3 +173,12 @@ def test_frozen_restores_on_error():
 def test_losses_in_half_precision_are_computed_in_full():
     score = torch.tensor([3.337], dtype=torch.bfloat16)
     for f in (vanilla_loss, lsgan_loss): assert f(score, True).dtype == torch.float32
+
+def test_a_sleeping_critic_neither_learns_nor_speaks(tmp_path):
+    learn = learner(batches(3), tmp_path); learn.adversarial.awake = False
+    before = [p.clone() for p in learn.model.discriminator.parameters()]
+    fit(learn)
+    assert all((p==q).all() for p,q in zip(before, learn.model.discriminator.parameters()))
+    assert (learn.adversarial.history[:,1:]==0).all() and (learn.adversarial.history[:,0]>0).all()
+    learn.adversarial.awake = True; fit(learn)
+    assert not all((p==q).all() for p,q in zip(before, learn.model.discriminator.parameters()))
