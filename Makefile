@@ -20,7 +20,7 @@ $(READY): settings.ini setup.py pyproject.toml
 setup: $(READY) ## Make the environment .venv, or bring it up to date
 
 demo: $(READY) ## Draw a data set, train Pix2Pix on it, colour unseen sketches: 5 minutes on a CPU
-	@$(BIN)/manga-demo --out demo
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/manga-demo --out demo
 
 test: $(READY) ## Check exports, notebooks, tests and README
 	@$(BIN)/python .ci/check.py

@@ -11,6 +11,7 @@ def visible(nb):
     "Drop hidden cells and Quarto directives, and put the outputs' alt text aside"
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*(hide|default_exp)\s*$', c.source, re.M)]
     for c in nb.cells: c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
+    nb.metadata.language_info = {'name':'python'}
     return nb
 
 def render():
@@ -20,7 +21,7 @@ def render():
     for new,old in zip(pictures, resources['outputs']): body = body.replace(f'({old})', f'(nbs/images/{new})')
     body = re.sub(r'\]\((?!https?:|#|nbs/|\.\./)([^)]+\.ipynb)\)', r'](nbs/\1)', body).replace('](../', '](')
     body = re.sub(r'!\[(png|jpeg|svg)\]', '![Sketch, colour cue, result and truth]', body)
-    return re.sub(r'\n{3,}', '\n\n', body).strip()+'\n', pictures
+    return re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', body, flags=re.M)).strip()+'\n', pictures
 
 def main():
     p = argparse.ArgumentParser(description=__doc__); p.add_argument('--check', action='store_true')

@@ -126,7 +126,9 @@ def page_sheet(
     sheet = Image.new('RGB', (len(columns)*(px+gap)-gap, len(rows)*(px+gap)-gap+head), 'white')
     for r,row in enumerate(rows):
         for c,x in enumerate(row):
-            if x is not None: sheet.paste(_fit(x,px), (c*(px+gap), r*(px+gap)+head))
+            if x is None: continue
+            im = _fit(x, px)
+            sheet.paste(im, (c*(px+gap)+(px-im.width)//2, r*(px+gap)+head+(px-im.height)//2))
     draw,font = ImageDraw.Draw(sheet),ImageFont.load_default(13)
     for c,t in enumerate(titles or ()): draw.text((c*(px+gap)+px/2, 9), t, fill='black', font=font, anchor='mm')
     return sheet

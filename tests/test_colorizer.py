@@ -261,3 +261,8 @@ def test_command_sketchifies(paint, tmp_path, capsys):
     assert '--sketchify' not in capsys.readouterr().out
     rgb = np.repeat(shaded[...,None],3,2)
     assert np.array_equal(np.array(Image.open(tmp_path/'2'/'photo_color.png')), np.array(paint(sketchify(rgb))))
+
+def test_command_on_an_empty_folder_says_so(paint, tmp_path):
+    paint.save(tmp_path/'model'); (tmp_path/'none').mkdir()
+    code,_,said = command(tmp_path/'none', '--model', tmp_path/'model')
+    assert code==1 and 'expected a folder with pictures' in said and 'Traceback' not in said

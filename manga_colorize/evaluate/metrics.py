@@ -12,6 +12,7 @@ from fastcore.basics import store_attr,patch
 
 from ..core import to_image,to_tensor,over_white
 from ..data.sketch import sketchify,blur_cue
+from ..data.sources import suffixes
 
 # %% ../../nbs/evaluate/01_metrics.ipynb #ca1eb6fa
 def _batch(x):
@@ -87,14 +88,12 @@ def read_square(
     return cv2.resize(im[y:y+s,x:x+s], (size,size), interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/evaluate/01_metrics.ipynb #c911ea98
-_suffixes = {'.png','.jpg','.jpeg','.webp','.bmp','.gif','.tif','.tiff'}
-
 def picture_files(
     folder # Folder of pictures, searched without its subfolders
 )->list: # Paths in order of name; `ValueError` if there are none
     "Find the pictures of a folder by their suffix, hidden files aside"
     folder = Path(folder)
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _suffixes and p.name[0]!='.') if folder.is_dir() else []
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0]!='.') if folder.is_dir() else []
     if not files: raise ValueError(f"expected a folder with pictures, got {folder}")
     return files
 

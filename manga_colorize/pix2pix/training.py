@@ -87,6 +87,7 @@ class FastMath(Callback):
         self.auto = None
 
     def before_fit(self):
+        self.leave() # a notebook cell that was interrupted may have left it on
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
 
     def before_batch(self):

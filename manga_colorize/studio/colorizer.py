@@ -209,7 +209,9 @@ def manga_colorize(
     "Colour line art of any size"
     paint,taken,failed = _load(model),[],0
     if cue is None and paint.config.get('protocol',{}).get('cue')=='blur': print('This model was trained with colours to follow: without --cue its pages stay pale')
-    for f in _files(sketch):
+    try: files = _files(sketch)
+    except ValueError as e: sys.exit(f'manga-colorize: {e}')
+    for f in files:
         try:
             ink = draw_lines(to_image(f)) if sketchify else read_sketch(f)
             if _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify')

@@ -33,7 +33,8 @@ class TimeBudget(Callback):
     def __init__(self,
         seconds:float, # How long to train
         lr:float=1e-3, # Learning rate at the start
-        news=None      # Called with the share of the time, batches, pictures and mean loss; None for silence
+        alone:float=0, # Share of the time before the critic wakes
+        news=None      # Called with the share of the time, pictures, and the mean of each loss; None for silence
     ):
         store_attr(); self.losses = []
 
@@ -45,20 +46,25 @@ class TimeBudget(Callback):
 
     def before_batch(self):
         if self.share>=1 and self.losses: raise CancelFitException
+        if hasattr(self.learn, 'adversarial'): self.learn.adversarial.awake = self.share>=self.alone
         self.opt.set_hyper('lr', self.lr*(1+math.cos(math.pi*min(1,self.share)))/2)
 
     def after_batch(self):
-        self.losses.append(self.learn.loss.item()); self.seen += len(self.xb[0])
+        adv = getattr(self.learn, 'adversarial', None)
+        self.losses.append(adv.fresh[-1] if adv else self.learn.loss.detach()[None]); self.seen += len(self.xb[0])
         if self.share>=self.told+.01: self.tell()
 
-    def after_fit(self): self.tell()
+    def after_fit(self):
+        self.tell()
+        self.losses = torch.stack(self.losses)[:,0].tolist() if self.losses else []
+
     def tell(self):
         self.told = self.share
-        if self.news and self.losses: self.news(min(1,self.told), len(self.losses), self.seen, float(np.mean(self.losses[-50:])))
+        if self.news and self.losses: self.news(min(1,self.told), self.seen, torch.stack(self.losses[-50:]).mean(0).tolist())
 
 # %% ../../nbs/studio/02_demo.ipynb #70f2999d
-recipes = dict(cpu=dict(dls=dict(bs=16, crop=128), learner=dict(ngf=24, n_down=6, gan_loss=None), lr=1e-3),
-               gpu=dict(dls=dict(bs=16), learner=dict(ngf=64, n_down=8), lr=2e-4))
+recipes = dict(cpu=dict(dls=dict(bs=16, crop=128), learner=dict(ngf=24, n_down=6), lr=1e-3, alone=.6),
+               gpu=dict(dls=dict(bs=16), learner=dict(ngf=64, n_down=8), lr=2e-4, alone=0))
 
 # %% ../../nbs/studio/02_demo.ipynb #8de84bbd
 def demo_source(
@@ -107,13 +113,17 @@ def _draw(source, out, seconds):
     progress(1, f'{report.kept:,} pictures')
     return report
 
+def _live(losses):
+    "The losses that are not asleep, in words"
+    return '  '.join(f'{name} {v:.2f}' for name,v in zip(('L1','generator','discriminator'), losses) if v or name=='L1')
+
 def _train(data, seconds, seed):
     recipe,progress,stop = recipes['gpu' if has_gpu() else 'cpu'],Progress(),StopOnCtrlC()
     seed_everything(seed)
     learn = pix2pix_learner(manga_dls(data, resident=True, seed=seed, **recipe['dls']), **recipe['learner'])
     if not has_gpu(): tune_threads(partial(Colorizer.from_learner(learn), torch.ones(8,1,128,128)))
     print(f'Training for {seconds:.0f} seconds; Ctrl-C stops early and keeps what was learned')
-    budget = TimeBudget(seconds, recipe['lr'], lambda share,k,seen,loss: progress(share, f'{k:,} batches, {seen:,} pictures, loss {loss:.2f}'))
+    budget = TimeBudget(seconds, recipe['lr'], recipe['alone'], lambda share,seen,losses: progress(share, f'{seen:,} pictures, '+_live(losses)))
     with learn.no_bar(),learn.no_logging(): learn.fit(10**6, cbs=[budget,stop])
     return learn,budget,stop.stopped
 
@@ -131,7 +141,8 @@ def _some(files, n=6):
 def _test_folder(out, test, kept):
     "Where the pictures to test on are: asked for, kept aside, or the squares of MANGA_ART; else None"
     if test: return Path(test)
-    if not kept: return Path(os.environ['MANGA_ART'])/'squares' if os.environ.get('MANGA_ART') else None
+    squares = Path(os.environ.get('MANGA_ART') or '.')/'squares'
+    if not kept: return squares if os.environ.get('MANGA_ART') and squares.is_dir() else None
     (out/'kept_aside').mkdir(parents=True, exist_ok=True)
     for f in kept: shutil.copy(f, out/'kept_aside')
     return out/'kept_aside'
@@ -160,7 +171,7 @@ def _report(out, budget, paint, data, test, own):
 # %% ../../nbs/studio/02_demo.ipynb #b678c8f7
 def run_demo(
     images=None, # Folder of colour pictures to learn from beside what is drawn; None for none
-    minutes=5.,  # Minutes for everything
+    minutes=4.5, # Minutes for everything
     out='demo',  # Folder for data, model and results
     test=None,   # Folder of colour pictures to test on; None for those kept aside, or the squares of `MANGA_ART`
     seed=0       # Decides what is drawn and how the network starts
@@ -170,6 +181,8 @@ def run_demo(
     until = lambda share: max(1., share*60*minutes-(time.perf_counter()-start))
     source,kept,bad = demo_source(images, seed)
     for name,why in bad: print(f'Skipped {name}: {why}')
+    test = _test_folder(out, test, kept)
+    if test: picture_files(test) # a wrong folder is an error now, not after the training
     data = _draw(source, out, 15*minutes)
     learn,budget,stopped = _train(data.path, max(until(.87), 20*minutes), seed)
     paint = Colorizer.from_learner(learn, seen=budget.seen).to('cpu')
@@ -177,13 +190,13 @@ def run_demo(
     if stopped:
         _gallery(paint, _some(picture_files(data.path/'valid')), out/'gallery.png')
         raise KeyboardInterrupt
-    return _report(out, budget, paint, data, _test_folder(out, test, kept), images is not None)
+    return _report(out, budget, paint, data, test, images is not None)
 
 # %% ../../nbs/studio/02_demo.ipynb #7899b707
 @call_parse
 def manga_demo(
     images:str=None,   # Folder of colour pictures to learn from, beside what is drawn
-    minutes:float=5.,  # Minutes for everything
+    minutes:float=4.5, # Minutes for everything
     out:str='demo',    # Folder for data, model and results
     test:str=None,     # Folder of colour pictures to test on; if not given, a sixth of IMAGES
     seed:int=0         # Decides what is drawn and how the network starts
