@@ -46,4 +46,5 @@ def manga_course(
     "Copy the lessons of manga_colorize into a folder"
     written,kept = copy_lessons(dst, force)
     print(f"{len(written)} lessons in {dst}. Start with index.ipynb:\n    jupyter lab {dst}")
+    if not shutil.which('jupyter-lab'): print("JupyterLab comes with: pip install 'manga_colorize[lab]'")
     if kept: print(f"Left alone, since you changed them (--force replaces them): {', '.join(kept)}")

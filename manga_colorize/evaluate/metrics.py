@@ -94,7 +94,7 @@ def picture_files(
     "Find the pictures of a folder by their suffix, hidden files aside"
     folder = Path(folder)
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0]!='.') if folder.is_dir() else []
-    if not files: raise ValueError(f"expected a folder with pictures, got {folder}")
+    if not files: raise ValueError(f"expected a folder with pictures (subfolders are not searched), got {folder}")
     return files
 
 # %% ../../nbs/evaluate/01_metrics.ipynb #09ec17e5

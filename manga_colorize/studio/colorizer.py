@@ -209,6 +209,7 @@ def manga_colorize(
     "Colour line art of any size"
     paint,taken,failed = _load(model),[],0
     if cue is None and paint.config.get('protocol',{}).get('cue')=='blur': print('This model was trained with colours to follow: without --cue its pages stay pale')
+    if cue and not Path(cue).is_file(): sys.exit(f'manga-colorize: expected a picture as cue, got {cue}')
     try: files = _files(sketch)
     except ValueError as e: sys.exit(f'manga-colorize: {e}')
     for f in files:

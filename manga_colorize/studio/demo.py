@@ -143,9 +143,12 @@ def _test_folder(out, test, kept):
     if test: return Path(test)
     squares = Path(os.environ.get('MANGA_ART') or '.')/'squares'
     if not kept: return squares if os.environ.get('MANGA_ART') and squares.is_dir() else None
-    (out/'kept_aside').mkdir(parents=True, exist_ok=True)
-    for f in kept: shutil.copy(f, out/'kept_aside')
-    return out/'kept_aside'
+    aside = out/'kept_aside'
+    if kept[0].resolve().parent!=aside.resolve(): shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True, exist_ok=True)
+    for f in kept:
+        if f.resolve().parent!=aside.resolve(): shutil.copy(f, aside)
+    return aside
 
 # %% ../../nbs/studio/02_demo.ipynb #76d401be
 def _examine(paint, folder, out, heading, text):
@@ -177,13 +180,14 @@ def run_demo(
     seed=0       # Decides what is drawn and how the network starts
 )->Path: # The page of results
     "Draw, train, score and show; on Ctrl-C `KeyboardInterrupt`, with what is finished left in `out`"
+    if not minutes>0: raise ValueError(f"expected minutes above 0, got {minutes}")
     start,out = time.perf_counter(),Path(out)
     until = lambda share: max(1., share*60*minutes-(time.perf_counter()-start))
     source,kept,bad = demo_source(images, seed)
     for name,why in bad: print(f'Skipped {name}: {why}')
-    test = _test_folder(out, test, kept)
     if test: picture_files(test) # a wrong folder is an error now, not after the training
     data = _draw(source, out, 15*minutes)
+    test = _test_folder(out, test, kept)
     learn,budget,stopped = _train(data.path, max(until(.87), 20*minutes), seed)
     paint = Colorizer.from_learner(learn, seen=budget.seen).to('cpu')
     paint.save(out/'model')
@@ -207,5 +211,5 @@ def manga_demo(
         made = [f'{out}/{f}' for f in ('data/metadata.jsonl','model','gallery.png') if (Path(out)/f).exists()]
         print(f"\nStopped. Finished: {', '.join(made) or 'nothing yet'}", flush=True)
         sys.exit(130)
-    except ValueError as e: sys.exit(f'manga-demo: {e}')
+    except ValueError as e: sys.exit(f'manga-demo: {e} (another folder: --out FOLDER)' if 'choose another folder' in str(e) else f'manga-demo: {e}')
     print(f'Results:       {page}\nGallery:       {out}/gallery.png\nColour yours:  manga-colorize drawing.png --cue strokes.png --model {out}/model')
