@@ -13,7 +13,7 @@ import numpy as np
 from ..core import show_pages
 from .dataset import read_metadata
 from .sketch import blur_cue,no_cue,sketchify
-from .sources import Refused,fit,read_color
+from .reading import Refused,fit,read_color
 from fastai.basics import *
 from torch import Tensor
 

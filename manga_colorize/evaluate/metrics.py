@@ -12,7 +12,7 @@ from fastcore.basics import store_attr,patch
 
 from ..core import to_image,to_tensor,over_white
 from ..data.sketch import sketchify,blur_cue
-from ..data.sources import suffixes
+from ..data.reading import suffixes
 
 # %% ../../nbs/evaluate/01_metrics.ipynb #ca1eb6fa
 def _batch(x):

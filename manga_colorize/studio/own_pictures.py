@@ -12,7 +12,8 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from ..data.sources import Drawn,Refused,read_color
+from ..data.reading import Refused,read_color
+from ..data.sources import Drawn
 
 # %% ../../nbs/studio/01a_own_pictures.ipynb #9982ab67
 def random_square(
@@ -32,23 +33,28 @@ def _read(path): return read_color(path)
 
 class Mixed:
     "A source for `build_dataset`: random squares of some `files`, and between them what `world` draws"
+    endless = True
     def __init__(self,
-        files,         # Picture files, at least one
-        world,         # A World; its seed decides the squares too
-        share:float=.5 # Of the squares among all pictures, 0 to 1
+        files,          # Picture files, at least one
+        world,          # A World; its seed decides the squares too
+        share:float=.5, # Of the squares among all pictures, 0 to 1
+        seed:int=0      # Decides what comes where
     ):
-        store_attr(); self.files = [Path(f) for f in files]
+        store_attr(); self.files,self.drawn = [Path(f) for f in files],Drawn(world, seed=seed)
         if not self.files: raise ValueError("expected at least one picture, got none")
 
-    def recipe(self): return dict(files=[f.name for f in self.files], share=self.share, **Drawn(self.world).recipe())
-    def keys(self, seed=0):
-        drawn = Drawn(self.world).keys(seed)
-        return (('own',i) if np.random.default_rng([seed,i]).random()<self.share else next(drawn) for i in count())
-    def name(self, key): return f'{key[0]}-{key[1]:06d}'
+    def recipe(self): return self.drawn.recipe() | dict(kind='mixed', files=[f.name for f in self.files], share=self.share)
+    def __iter__(self):
+        "Yield 'own-000000' or a key of the World, and {}, without end"
+        drawn = iter(self.drawn)
+        for i in count(): yield (f'own-{i:06d}',{}) if np.random.default_rng([self.seed,i]).random()<self.share else next(drawn)
+    def name(self, key): return key
     def load(self, key, size):
-        if key[0]!='own': return Drawn(self.world).load(key,size)
-        rng = np.random.default_rng([self.world.seed,key[1]])
+        what,i = key.split('-')
+        if what!='own': return self.drawn.load(key,size)
+        rng = np.random.default_rng([self.world.seed,int(i)])
         return random_square(_read(self.files[rng.integers(len(self.files))]), rng, size),{}
+    def keys(self, seed=0): return (k for k,_ in self) # until build_dataset no longer asks
 
 # %% ../../nbs/studio/01a_own_pictures.ipynb #5604ae36
 def readable(
@@ -69,14 +75,17 @@ class Hurry:
         seconds:float, # When to end, counted from the first key
         least:int=100  # Pictures to give in any case
     ): store_attr()
+    endless = False
     def recipe(self): return self.source.recipe() | dict(seconds=self.seconds)
     def name(self, key): return self.source.name(key)
     def load(self, key, size): return self.source.load(key,size)
-    def keys(self, seed=0):
+    def __iter__(self):
+        "Yield what the source yields, until the time is up"
         start = time.perf_counter()
-        for i,key in enumerate(self.source.keys(seed)):
+        for i,(key,facts) in enumerate(self.source):
             if i>=self.least and time.perf_counter()-start>self.seconds: return
-            yield key
+            yield key,facts
+    def keys(self, seed=0): return (k for k,_ in self) # until build_dataset no longer asks
 
 # %% ../../nbs/studio/01a_own_pictures.ipynb #b036977f
 def hold_out(
