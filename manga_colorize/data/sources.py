@@ -38,6 +38,13 @@ def safe_name(
     return f"{stem or 'picture'}-{blake2b(key.encode(), digest_size=8).hexdigest()}"
 
 # %% ../../nbs/data/05c_sources.ipynb #sc000007
+def _located(path):
+    "A Path, or a str that is a URL"
+    if '://' not in path: return Path(path)
+    from fsspec.core import url_to_fs
+    fs,root = url_to_fs(path)
+    return Path(root) if 'file' in np.atleast_1d(fs.protocol) else path
+
 class Folder:
     "The pictures in a folder and the folders below it, listed one directory at a time"
     endless,kind = False,'folder'
@@ -45,17 +52,11 @@ class Folder:
         path,             # The folder, or the URL of one, like 's3://bucket/pictures'
         suffixes=suffixes # Ends of the names of picture files, lower case
     ):
-        self.path,self.suffixes = os.fspath(path),frozenset(suffixes)
-        if '://' in self.path: self._locate()
+        self.path,self.suffixes = _located(os.fspath(path)),frozenset(suffixes)
         if not self._is_dir(): raise ValueError(f"expected a folder of pictures, got {str(path)!r}")
 
-    def _locate(self):
-        from fsspec.core import url_to_fs
-        fs,root = url_to_fs(self.path)
-        if 'file' in np.atleast_1d(fs.protocol): self.path = root
-
     @property
-    def is_url(self): return '://' in self.path
+    def is_url(self): return isinstance(self.path, str)
 
     def _fs(self):
         from fsspec.core import url_to_fs
@@ -99,7 +100,7 @@ class Folder:
 
     def recipe(self):
         "What a data set writes down about where it came from"
-        return dict(kind=self.kind, folder=os.path.basename(os.path.abspath(self.path)) if not self.is_url else self.path.rstrip('/').rsplit('/',1)[-1])
+        return dict(kind=self.kind, folder=self.path.rstrip('/').rsplit('/',1)[-1] if self.is_url else self.path.resolve().name)
 
     def name(self, key):
         "A file name for a picture, without suffix; another key has another"
