@@ -73,6 +73,14 @@ def strangers(
     _enough(cast, chosen, n, 2*limit, (who for i in busiest for who in cast[i]))
     return chosen
 
+# %% ../../nbs/data/06c_splits.ipynb #d097503c
+def spread(
+    k:int,          # Number of a picture, 0 or more
+    share:float     # 0 to 1
+)->bool: # Is it one of the share?
+    "Choose a `share` of all numbers, evenly"
+    return bool(k) and math.ceil(round(k*share,9))>math.ceil(round((k-1)*share,9))
+
 # %% ../../nbs/data/06c_splits.ipynb #a3be6a0e
 def _groups(cast, strange):
     "0 without strangers, 1 with strangers alone, 2 with both"
@@ -87,15 +95,7 @@ def _color(cast, known, n, seed):
         if min(times[w] for w in cast[i])>1: chosen.append(i); times.subtract(cast[i])
     return chosen
 
-# %% ../../nbs/data/06c_splits.ipynb #d097503c
-def spread(
-    k:int,          # Number of a picture, 0 or more
-    share:float     # 0 to 1
-)->bool: # Is it one of the share?
-    "Choose a `share` of all numbers, evenly"
-    return bool(k) and math.ceil(round(k*share,9))>math.ceil(round((k-1)*share,9))
-
-# %% ../../nbs/data/06c_splits.ipynb #916ca2b3
+# %% ../../nbs/data/06c_splits.ipynb #50d27bd7
 def assign_splits(
     rows,               # Iterable of facts: dicts with `characters`, `complexity` and `style`
     seed:int=0,         # Decides who is a stranger
@@ -110,9 +110,8 @@ def assign_splits(
     group = _groups(cast, strangers(cast, n, seed) if n else set())
     out = np.where(group==2, mixed, np.where((group==0)&kept, wrong_style, 'train')).astype(object)
     known = np.flatnonzero((group==0)&~kept)
-    out[_color(cast, known.tolist(), n, seed)] = 'color'
-    rest = known[out[known]=='train']
-    out[rest[[spread(k, valid_pct) for k in range(len(rest))]]] = 'valid'
+    out[known[[spread(k, valid_pct) for k in range(len(known))]]] = 'valid'
+    out[_color(cast, known[out[known]=='train'].tolist(), n, seed)] = 'color'
     train = np.flatnonzero((out=='train')&(group==0))
     out[group==1] = 'transfer'
     out[(group==1)&_beyond(cast, train)] = 'interpolation'
