@@ -60,17 +60,19 @@ def _pictures(cast):
     for who,i in zip(cast.people, owner.tolist()): where[who].append(i)
     return where
 
-# %% ../../nbs/data/06c_splits.ipynb #0f710e7c
+# %% ../../nbs/data/06c_splits.ipynb #23565aef
 def strangers(
     cast:Cast,   # Who is in which picture
     n:int,       # Pictures wanted in each of the two tests with strangers
-    seed:int     # 0 or more
+    seed:int,    # 0 or more
+    kept=None    # Is a picture of a kept style? One bool for each; None for no
 )->set: # Numbers of identities
     "Choose the characters that training never sees"
+    kept = np.zeros(len(cast), bool) if kept is None else kept
     limit,chosen = len(cast.identities)//4,set()
     _enough(cast, chosen, n, limit, sorted(range(len(cast.identities)), key=lambda k: rank(cast.identities[k], seed)))
-    busiest = np.lexsort((np.arange(len(cast)), -cast.complexity))
-    _enough(cast, chosen, n, 2*limit, (who for i in busiest for who in cast[i]))
+    far = np.lexsort((np.arange(len(cast)), -cast.complexity, ~kept))
+    _enough(cast, chosen, n, 2*limit, (who for i in far for who in cast[i]))
     return chosen
 
 # %% ../../nbs/data/06c_splits.ipynb #d097503c
@@ -95,7 +97,7 @@ def _color(cast, known, n, seed):
         if min(times[w] for w in cast[i])>1: chosen.append(i); times.subtract(cast[i])
     return chosen
 
-# %% ../../nbs/data/06c_splits.ipynb #50d27bd7
+# %% ../../nbs/data/06c_splits.ipynb #9fafb67f
 def assign_splits(
     rows,               # Iterable of facts: dicts with `characters`, `complexity` and `style`
     seed:int=0,         # Decides who is a stranger
@@ -105,9 +107,9 @@ def assign_splits(
 )->list: # For each row its split, one of `names`, or the reason why it is held back
     "Decide where each picture goes, so that no test shows what training has seen"
     cast = read_cast(rows)
-    n = round(test_pct/3*int((np.diff(cast.start)>0).sum()))
+    n = math.ceil(test_pct/3*int((np.diff(cast.start)>0).sum()))
     kept = np.isin(cast.style, [k for k,s in enumerate(cast.styles) if s in kept_styles])
-    group = _groups(cast, strangers(cast, n, seed) if n else set())
+    group = _groups(cast, strangers(cast, n, seed, kept) if n else set())
     out = np.where(group==2, mixed, np.where((group==0)&kept, wrong_style, 'train')).astype(object)
     known = np.flatnonzero((group==0)&~kept)
     out[known[[spread(k, valid_pct) for k in range(len(known))]]] = 'valid'
