@@ -14,12 +14,12 @@ from .cues import *
 from .cues import _any_form,_calm_first,_checked,_cue,_dice,_draws,_look,_seeds,_take
 from .sketch import _levels,blur_cue,no_cue
 
-# %% ../../nbs/data/05e_strokes.ipynb #1de1a8dd
+# %% ../../nbs/data/05e_strokes.ipynb #71e32cd2
 def _strokes(rng, n, h, w):
     "How many strokes; the candidates' paths, pixels, widths and opacities; how far colour and place are off"
     many,scale = 8*max(1, 12 if n is None else n),min(h,w)/256
     angle = rng.uniform(0, 2*np.pi, many)[:,None] + rng.normal(0, 1, many)[:,None]*np.linspace(0,1,12)
-    step = rng.uniform(20, 100, many)[:,None,None]*scale/12*np.stack([np.sin(angle),np.cos(angle)], -1)
+    step = np.exp(rng.uniform(np.log(12), np.log(90), many))[:,None,None]*scale/12*np.stack([np.sin(angle),np.cos(angle)], -1)
     path = rng.normal([h/2,w/2], [h/4,w/4], (many,1,2)).clip(0, [h,w]) + step.cumsum(1)-step.sum(1, keepdims=True)/2
     off = rng.normal(0, 4*scale, (many,1,2))
     look = np.stack([rng.uniform(8,24,many)*scale, rng.uniform(.5,1,many)], -1)
@@ -36,7 +36,7 @@ def _far(path, h, w):
         far = torch.minimum(far, (grid-p-along*d).pow(2).sum(-1))
     return far.sqrt()
 
-# %% ../../nbs/data/05e_strokes.ipynb #ece7d03b
+# %% ../../nbs/data/05e_strokes.ipynb #5e7ab9b0
 def _lay(far, look, colors, size):
     "RGB and coverage of strokes, each over those before it"
     cue,soft = far.new_zeros((len(far),4,*size)),max(1, min(size)/128)
@@ -55,7 +55,7 @@ def stroke_cue(
     "Tell colours by a highlighter's strokes: broad, across the lines, a little off, half to fully opaque"
     n,x = _checked(n),_levels(color)/255; h,w = x.shape[-2:]
     count,path,look,tint,off = _draws(_strokes, seed, x, n=n, h=h, w=w)
-    seen = _look(x, path)
+    seen = _look(x, path[:,:,4:8])                                                         # the middle third
     which = _calm_first(seen, max(1,int(count.max())))
     path,look,told = _take(path+off, which),_take(look, which),_take(seen.mean(2)+tint, which)
     look[...,1] *= torch.arange(which.shape[1], device=x.device)<count[:,None]          # the others stay invisible
