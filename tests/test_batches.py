@@ -7,7 +7,7 @@ import cv2,numpy as np,pytest,torch
 from fastai.basics import L1LossFlat,Learner,Module,nn
 import fastai.callback.progress,fastai.callback.schedule
 from manga_colorize.core import to_image,to_tensor,over_white
-from manga_colorize.data.batches import PageDL,Pictures,cut,luck,manga_dls,mirror,shuffled
+from manga_colorize.data.batches import PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
 from manga_colorize.data.dataset import build_dataset
 from manga_colorize.data.sketch import blur_cue,sketchify
 from test_dataset import FakeWorld
@@ -15,7 +15,7 @@ from test_dataset import FakeWorld
 @pytest.fixture(scope='module')
 def pages(tmp_path_factory):
     path = tmp_path_factory.mktemp('batches')/'pages'
-    build_dataset(FakeWorld(), path, size=64, n=30, valid_pct=.2)
+    build_dataset(FakeWorld(), path, size=64, n=30, valid_pct=.2, test_pct=0.)
     return path
 
 cpu = partial(manga_dls, device='cpu')
@@ -117,6 +117,35 @@ def test_cues(pages):
     torch.testing.assert_close(cue, blur_cue(color, sigma=4))
     s,_,color = cpu(pages, sketch=partial(sketchify, block_size=15), bs=2, augment=False).one_batch()
     assert torch.equal(s, sketchify(color, 15))
+
+@pytest.mark.parametrize('cue', [c for c in cues if c not in ('blur','none')])
+def test_seeded_cues(pages, cue):
+    "Both roads and two runs agree, epochs differ, a resumed run goes on, validation keeps its cues"
+    a,b = [cpu(pages, cue=cue, bs=4, resident=r, seed=5) for r in (False,True)]
+    first = list(a.train); assert same(first, b.train)
+    second = list(a.train); assert not all(torch.equal(x[1],y[1]) for x,y in zip(first,second))
+    resumed = cpu(pages, cue=cue, bs=4, seed=5); resumed.train.epoch = 1; assert same(second, resumed.train)
+    valid = list(a.valid); assert same(valid, a.valid) and same(valid, b.valid)
+    assert not torch.equal(valid[0][1], cpu(pages, cue=cue, bs=4, seed=6).valid.one_batch()[1])
+
+@pytest.mark.parametrize('kwargs', [dict(bs=6), dict(n_workers=2)])
+def test_cues_depend_on_the_picture_not_on_its_batch(pages, kwargs):
+    take = lambda dls: {x.numpy().tobytes():c for bt in dls.train for c,x in zip(bt[1],bt[2])}
+    a,b = take(cpu(pages, cue='mixed', bs=4)),take(cpu(pages, cue='mixed', **(dict(bs=4)|kwargs)))
+    assert a.keys()==b.keys() and all((a[k]-b[k]).abs().max()<1.1/127.5 for k in a)
+
+def test_own_cue_may_take_a_seed(pages):
+    got = []
+    def mine(x, seed=0): got.append(seed); return blur_cue(x)
+    for _ in cpu(pages, cue=mine, bs=4).train: pass
+    assert all(len(s)==4 for s in got) and len({int(i) for s in got for i in s})==24
+    assert cue_seeds(5,0,0).tolist()!=cue_seeds(5,0,1).tolist() and cue_seeds(5,0,0).min()>=0
+
+def test_sparse_cues_are_cut_with_their_picture(pages):
+    dls = cpu(pages, cue='patch', bs=4, crop=32)
+    for sketch,cue,color in dls.train:
+        told = cue[:,3:]==1
+        assert cue.shape==(4,4,32,32) and ((cue[:,:3]-color).abs()*told).sum()/(3*told.sum().clamp(min=1))*127.5<25
 
 class Net(Module):
     def __init__(self): self.layer = nn.Conv2d(5,3,1)
