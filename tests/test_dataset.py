@@ -1,4 +1,4 @@
-"Data sets: sources, refusals, determinism, interrupted and foreign folders"
+"Data sets: layout, refusals, determinism, splits, foreign folders, places, old and new reports"
 import json,os,subprocess,sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,17 @@ from pathlib import Path
 import cv2,numpy as np,pytest
 from PIL import Image
 from manga_colorize.core import read_image
-from manga_colorize.data.dataset import Report,build_dataset,in_order,manga_dataset,prepare,read_metadata
-from manga_colorize.data.sources import Drawn,Folder,Refused,fit,read_color,screen
+from manga_colorize.data.audit import audit
+from manga_colorize.data.dataset import build_dataset,prepare,read_metadata
+from manga_colorize.data.screening import Screens
+from manga_colorize.data.sources import Drawn,Folder
 
 ART = os.environ.get('MANGA_ART')
+
 def picture(i=0, h=96, w=96):
     "Smooth colour with a few edges"
     rng = np.random.default_rng(i)
-    a = cv2.resize(rng.integers(0, 256, (3,3,3), np.uint8), (w,h), interpolation=cv2.INTER_CUBIC)
+    a = cv2.resize(rng.integers(0, 256, (5,5,3), np.uint8), (w,h), interpolation=cv2.INTER_CUBIC)
     return cv2.circle(a, (w//2,h//2), min(h,w)//4, rng.integers(0,256,3).tolist(), -1)
 def save(a, path, **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +28,8 @@ class Drawing: color:object; tags:tuple=('1girl',); characters:tuple=('mia',); s
 class FakeWorld:
     "What `World` promises, in a line each"
     seed:int = 0
-    def illustration(self, i, size=256): return Drawing(picture(i, size, size))
+    def cast(self, n): return [f'mia{i}' for i in range(n)]
+    def illustration(self, i, size=256, cast=None): return Drawing(picture(i, size, size), characters=(cast[i%len(cast)] if cast else f'mia{i}',), style='plain' if i%4 else 'chibi')
     def scene(self, i, size=256): return Drawing(picture(1000+i, size, size), ('scene',), (), 'scene')
 
 @pytest.fixture
@@ -33,76 +37,78 @@ def pages(tmp_path):
     for i in range(12): save(picture(i), tmp_path/'in'/f'chapter {i%3}'/f'{i}.png')
     return tmp_path/'in'
 
-def contents(path): return {p.relative_to(path).as_posix():p.read_bytes() for p in path.rglob('*') if p.is_file()}
+def contents(path): return {p.relative_to(path).as_posix():p.read_bytes() for p in Path(path).rglob('*') if p.is_file()}
+def refusals(path): return {d['source']:d['why'] for d in map(json.loads, (path/'refused.jsonl').read_text(encoding='utf-8').splitlines())}
 
 def test_layout(pages, tmp_path):
     dst = tmp_path/'out'; r = build_dataset(pages, dst, size=64, valid_pct=.25)
-    assert (r.kept,r.train,r.valid)==(12,9,3) and r.refused=={}
+    assert (r.kept,r.train,r.valid)==(12,9,3) and r.refused=={} and r.held=={}
     facts = read_metadata(dst)
-    assert [set(f) for f in facts]==[{'file_name','split','source','complexity','tags','characters','style'}]*12
-    assert {f['file_name'] for f in facts}=={p.relative_to(dst).as_posix() for p in dst.rglob('*.png')}
-    assert all(f['file_name'].startswith(f['split']+'/') for f in facts)
+    assert [set(f) for f in facts]==[{'file_name','split','source','complexity','colourfulness','tags','characters','style','phash'}]*12
+    pngs = {p.relative_to(dst).as_posix() for p in dst.rglob('*.png') if p.parent.name!='card'}
+    assert {f['file_name'] for f in facts}==pngs and all(f['file_name'].startswith(f['split']+'/') for f in facts)
     assert all(read_image(dst/f['file_name']).shape==(64,64,3) for f in facts)
-    assert not [p for p in dst.rglob('.*')]
+    assert {p.name for p in dst.iterdir()}=={'train','valid','card','README.md','dataset.json','metadata.jsonl'}
 
 def test_colours_survive(tmp_path):
     "RGB order, and no loss in the file"
     a = picture(3, 64, 64); save(a, tmp_path/'in'/'a.png')
     build_dataset(tmp_path/'in', tmp_path/'out', size=64)
-    np.testing.assert_array_equal(read_image(next((tmp_path/'out').rglob('*.png'))), a)
+    np.testing.assert_array_equal(read_image(next((tmp_path/'out'/'train').glob('*.png'))), a)
 
 def test_workers_change_nothing(pages, tmp_path):
     (pages/'bad.png').touch()
-    for k in (0,3): build_dataset(pages, tmp_path/str(k), size=48, n=7, seed=5, n_workers=k)
-    assert contents(tmp_path/"0")==contents(tmp_path/"3")
+    for k in (0,1,3): build_dataset(pages, tmp_path/str(k), size=48, n=7, seed=5, n_workers=k)
+    assert contents(tmp_path/'0')==contents(tmp_path/'1')==contents(tmp_path/'3')
     build_dataset(pages, tmp_path/'other', size=48, n=7, seed=6)
-    assert contents(tmp_path/'other')!=contents(tmp_path/'0')
+    assert {f['source'] for f in read_metadata(tmp_path/'other')}!={f['source'] for f in read_metadata(tmp_path/'0')}
 
 def test_world_and_workers(tmp_path):
-    for k in (0,2): build_dataset(FakeWorld(), tmp_path/str(k), size=48, n=9, n_workers=k)
+    for k in (0,2): build_dataset(FakeWorld(), tmp_path/str(k), size=48, n=24, n_workers=k)
     assert contents(tmp_path/'0')==contents(tmp_path/'2')
     facts = read_metadata(tmp_path/'0')
-    assert {f['style'] for f in facts}=={'plain','scene'} and {tuple(f['characters']) for f in facts}=={(),('mia',)}
+    assert {f['style'] for f in facts if f['split']=='train'}=={'plain','scene'}
+    assert audit(tmp_path/'0', radius=0).ok
 
 def test_workers_do_not_import_fastai():
     code = "import sys,manga_colorize.data.dataset; print('fastai' in sys.modules)"
     assert subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout.strip()=='False'
 
 def test_more_of_the_same_world_keeps_what_was(tmp_path):
-    build_dataset(FakeWorld(), tmp_path/'a', size=32, n=5); build_dataset(FakeWorld(), tmp_path/'b', size=32, n=9)
-    assert [f['source'] for f in read_metadata(tmp_path/'a')]==[f['source'] for f in read_metadata(tmp_path/'b')][:5]
+    for n in (5,9): build_dataset(Drawn(FakeWorld()), tmp_path/str(n), size=32, n=n)
+    assert [f['source'] for f in read_metadata(tmp_path/'5')]==[f['source'] for f in read_metadata(tmp_path/'9')][:5]
 
-@pytest.mark.parametrize('scenes,styles', [(0.,{'plain'}),(1.,{'scene'})])
+@pytest.mark.parametrize('scenes,styles', [(0.,{'plain','chibi'}),(1.,{'scene'})])
 def test_share_of_scenes(tmp_path, scenes, styles):
-    build_dataset(FakeWorld(), tmp_path/'a', size=32, n=6, scenes=scenes)
+    build_dataset(FakeWorld(), tmp_path/'a', size=32, n=6, scenes=scenes, test_pct=0)
     assert {f['style'] for f in read_metadata(tmp_path/'a')}==styles
 
 def test_refusals_are_counted_and_named(pages, tmp_path):
     (pages/'empty.png').touch(); (pages/'text.jpg').write_text('not a picture')
     (pages/'cut.png').write_bytes((pages/'chapter 0'/'0.png').read_bytes()[:500])
-    save(picture(0,20,20), pages/'tiny.png'); save(picture(0)[...,0], pages/'grey.png')
-    save(np.repeat(picture(0)[...,:1],3,2), pages/'grey rgb.jpg')
+    save(picture(0,20,20), pages/'tiny.png'); save(picture(40)[...,0], pages/'grey.png'); save(picture(41,64,400), pages/'strip.png')
+    save(np.repeat(picture(42)[...,:1],3,2), pages/'grey rgb.jpg')
     save(np.random.default_rng(0).integers(0,256,(96,96,3),np.uint8), pages/'noise.png')
     (pages/'notes.txt').write_text('ignored'); (pages/'.hidden.png').touch()
     r = build_dataset(pages, tmp_path/'out', size=64)
     assert r.kept==12
-    assert r.refused=={'cannot be read':['cut.png','text.jpg'], 'empty file':['empty.png'], 'no colour':['grey rgb.jpg','grey.png'],
-                       'too complex':['noise.png'], 'too small':['tiny.png']}
+    assert refusals(tmp_path/'out')=={'cut.png':'cannot be read', 'text.jpg':'not a picture', 'empty.png':'empty file', 'grey rgb.jpg':'no colour', 'grey.png':'no colour',
+                                      'noise.png':'too complex', 'tiny.png':'too small', 'strip.png':'too narrow'}
+    assert r.refused=={'cannot be read':1, 'not a picture':1, 'empty file':1, 'no colour':2, 'too complex':1, 'too small':1, 'too narrow':1}
     assert 'text.jpg' in str(r) and '| too complex | 1 |' in r._repr_markdown_()
+    card = (tmp_path/'out'/'README.md').read_text(encoding='utf-8')
+    assert '| no colour | less than 0.005 of the pixels coloured | 2 |' in card
 
-def test_alpha_lies_on_white(tmp_path):
-    a = np.dstack([picture(1), np.zeros((96,96),np.uint8)]); a[30:60,30:60,3] = 255
-    save(a, tmp_path/'a.png')
-    out = read_color(tmp_path/'a.png')
-    assert (out[0,0]==255).all() and (out[40,40]==a[40,40,:3]).all()
+def test_near_duplicates_are_kept_once(pages, tmp_path):
+    for i in range(12): Image.fromarray(picture(i)).resize((70,70)).save(pages/f'copy {i}.jpg', quality=50)
+    r = build_dataset(pages, tmp_path/'out', size=64)
+    assert r.kept==12 and r.refused=={'near-duplicate':12}
+    assert build_dataset(pages, tmp_path/'all', size=64, screens=Screens(twins=None)).kept==24
 
-@pytest.mark.parametrize('turn', range(1,9))
-def test_exif_rotation(tmp_path, turn):
-    a = np.zeros((40,60,3),np.uint8); a[:20,:30] = (255,0,0); a[20:,30:] = (0,0,255)
-    stored = {1:a, 2:a[:,::-1], 3:a[::-1,::-1], 4:a[::-1], 5:a.transpose(1,0,2), 6:np.rot90(a), 7:a.transpose(1,0,2)[::-1,::-1], 8:np.rot90(a,-1)}[turn]
-    exif = Image.Exif(); exif[274] = turn
-    save(np.ascontiguousarray(stored), tmp_path/'a.png', exif=exif)
-    np.testing.assert_array_equal(read_color(tmp_path/'a.png'), a)
+def test_screens(pages, tmp_path):
+    save(picture(50,64,64), pages/'small.png')
+    r = build_dataset(pages, tmp_path/'a', size=64, screens=Screens(min_side=80)); assert r.refused=={'too small':1}
+    with pytest.raises(ValueError, match='too complex'): build_dataset(pages, tmp_path/'b', size=64, max_complexity=0)
 
 @pytest.mark.parametrize('mode', ('P','CMYK','1','L','LA','I;16','RGBA'))
 @pytest.mark.parametrize('suffix', ('png','tif','gif','webp','jpg'))
@@ -111,28 +117,20 @@ def test_every_mode_is_kept_or_refused(tmp_path, mode, suffix):
     im = Image.fromarray(np.zeros((96,96),np.uint16)) if mode=='I;16' else im.convert(mode)
     try: im.save(tmp_path/f'a.{suffix}')
     except (OSError,KeyError,ValueError): pytest.skip('no such file')
-    out = prepare(Folder(tmp_path), 64, 40., f'a.{suffix}')
+    out = prepare(Folder(tmp_path), 64, Screens(), f'a.{suffix}', {})
     assert ('png' in out)!=('refused' in out)
-
-@pytest.mark.parametrize('h,w', [(64,64),(65,200),(300,64),(33,40),(128,129)])
-def test_fit(h, w): assert fit(picture(0,h,w), 64).shape==(64,64,3)
-
-def test_fit_keeps_the_middle():
-    a = np.zeros((64,192,3),np.uint8); a[:,64:128] = 255
-    assert (fit(a,64)==255).all()
 
 def test_same_names_in_other_folders(tmp_path):
     for i,name in enumerate(('a/1.png','b/1.png','b/1.PNG.png','ä/漫画.png','b/漫画.png')): save(picture(i), tmp_path/'in'/name)
     assert build_dataset(tmp_path/'in', tmp_path/'out', size=48).kept==5
-    assert len(list((tmp_path/'out').rglob('*.png')))==5
-    assert all(p.name.isascii() for p in (tmp_path/'out').rglob('*.png'))
+    files = [f['file_name'] for f in read_metadata(tmp_path/'out')]
+    assert len(set(files))==5 and all(f.isascii() for f in files)
 
 def test_finished_is_reported_without_work(pages, tmp_path):
     r = build_dataset(pages, tmp_path/'out', size=48); before = contents(tmp_path/'out')
-    (tmp_path/'out'/'metadata.jsonl').touch()
-    assert build_dataset(pages, tmp_path/'out', size=48)==r and contents(tmp_path/'out')==before
+    assert build_dataset(pages, tmp_path/'out', size=48, each=lambda k: 1/0)==r and contents(tmp_path/'out')==before
 
-@pytest.mark.parametrize('other', [dict(size=64),dict(seed=1),dict(n=3),dict(max_complexity=30.),dict(valid_pct=.2)])
+@pytest.mark.parametrize('other', [dict(size=64),dict(seed=1),dict(n=3),dict(max_complexity=30.),dict(valid_pct=.2),dict(test_pct=.2),dict(kept_styles=['x'])])
 def test_another_data_set_is_left_alone(pages, tmp_path, other):
     build_dataset(pages, tmp_path/'out', size=48); before = contents(tmp_path/'out')
     with pytest.raises(ValueError, match='or the same data set'): build_dataset(pages, tmp_path/'out', **(dict(size=48)|other))
@@ -144,21 +142,12 @@ def test_foreign_folder_is_left_alone(pages, tmp_path):
     assert contents(dst)=={'thesis.txt':b'mine'}
     with pytest.raises(ValueError, match='empty folder'): build_dataset(pages, dst/'thesis.txt', size=48)
 
-def test_interrupted_work_is_finished_by_the_same_call(pages, tmp_path):
-    class Stop(KeyboardInterrupt): pass
-    def stop(k):
-        if k==5: raise Stop
-    with pytest.raises(Stop): build_dataset(pages, tmp_path/'out', size=48, each=stop)
-    with pytest.raises(ValueError, match='finished data set'): read_metadata(tmp_path/'out')
-    build_dataset(pages, tmp_path/'out', size=48); build_dataset(pages, tmp_path/'whole', size=48)
-    assert contents(tmp_path/'out')==contents(tmp_path/'whole')
-
 def test_folders_must_be_apart(pages, tmp_path):
     for dst in (pages, pages/'out', tmp_path):
         with pytest.raises(ValueError, match='two separate folders'): build_dataset(pages, dst)
 
-@pytest.mark.parametrize('kwargs,match', [(dict(n=None),'expected n,'),(dict(n=0),'n of at least 1'),(dict(n=1,size=8),'expected a size'),
-                                          (dict(n=1,valid_pct=1.),'valid_pct'),(dict(n=1,valid_pct=-.1),'valid_pct')])
+@pytest.mark.parametrize('kwargs,match', [(dict(n=None),'expected n,'),(dict(n=0),'n of at least 1'),(dict(n=1,size=8),'expected a size'),(dict(n=1,seed=-1),'expected a seed'),
+                                          (dict(n=1,valid_pct=1.),'valid_pct'),(dict(n=1,valid_pct=-.1),'valid_pct'),(dict(n=1,test_pct=1.5),'test_pct')])
 def test_wrong_arguments(tmp_path, kwargs, match):
     with pytest.raises(ValueError, match=match): build_dataset(FakeWorld(), tmp_path/'out', **kwargs)
     assert not (tmp_path/'out').exists()
@@ -166,34 +155,56 @@ def test_wrong_arguments(tmp_path, kwargs, match):
 def test_nothing_usable(tmp_path):
     save(picture(0)[...,0], tmp_path/'in'/'grey.png')
     with pytest.raises(ValueError, match='no colour'): build_dataset(tmp_path/'in', tmp_path/'out', size=64)
-    assert not any((tmp_path/'out').iterdir())
-    with pytest.raises(ValueError, match='expected a folder'): build_dataset(tmp_path/'nowhere', tmp_path/'out')
-    with pytest.raises(ValueError, match='got none'): build_dataset((tmp_path/'void').mkdir() or tmp_path/'void', tmp_path/'out')
-
-def test_an_endless_source_stays_bounded():
-    seen = []
-    def keys():
-        for i in range(10**9): seen.append(i); yield i
-    results = in_order(abs, keys(), n_workers=1)
-    assert [next(results) for _ in range(3)]==[0,1,2] and len(seen)<12
-    results.close()
-
-def test_command(pages, tmp_path, capsys):
-    manga_dataset(str(pages), str(tmp_path/'out'), size=48, n=4, workers=0)
-    assert 'train' in capsys.readouterr().out and len(read_metadata(tmp_path/'out'))==4
-    with pytest.raises(SystemExit, match='expected a folder'): manga_dataset(str(tmp_path/'no'), str(tmp_path/"o"), workers=0)
-
-@pytest.mark.skipif(not ART, reason='MANGA_ART names no folder of real pictures')
-def test_real_art(tmp_path):
-    r = build_dataset(Path(ART), tmp_path/'out', size=256)
-    assert all('bw_' in f for f in r.refused.get('no colour',[]) if f.startswith('manga'))
-    assert not any(f['source'].startswith('manga/bw_') for f in read_metadata(tmp_path/'out'))
-    assert sum(f['source'].startswith('squares') for f in read_metadata(tmp_path/'out'))==23
-    print(r)
+    assert not (tmp_path/'out'/'metadata.jsonl').exists()
+    save(picture(1), tmp_path/'more'/'a.png'); (tmp_path/'void').mkdir()
+    with pytest.raises(ValueError, match='expected a folder'): build_dataset(tmp_path/'nowhere', tmp_path/'out2')
+    with pytest.raises(ValueError, match='none at all'): build_dataset(tmp_path/'void', tmp_path/'out3')
 
 def test_endless_source_that_gives_nothing_stops(tmp_path):
     with pytest.raises(ValueError, match='expected usable pictures'): build_dataset(FakeWorld(), tmp_path/'d', n=3, size=32, max_complexity=-1.)
 
-def test_bad_seed_claims_nothing(tmp_path):
-    with pytest.raises(ValueError, match='expected a seed'): build_dataset(FakeWorld(), tmp_path/'d', n=3, size=32, seed=-1)
-    assert not (tmp_path/'d').exists()
+class Paired:
+    "Pictures that bring a sketch of their own"
+    endless,path = False,None
+    def recipe(self): return dict(kind='paired')
+    def __iter__(self): return ((f'p{i}',{}) for i in range(6))
+    def name(self, key): return key
+    def load(self, key, size):
+        a = picture(int(key[1:]), 80, 120); s = np.full((80,120), 255, np.uint8); s[:,60:] = 0
+        return a,dict(sketch=s, width=120, height=80)
+
+def test_own_sketches_are_kept(tmp_path):
+    build_dataset(Paired(), tmp_path/'d', size=64)
+    for f in read_metadata(tmp_path/'d'):
+        assert f['sketch']==f"sketches/{f['file_name']}" and (f['width'],f['height'])==(120,80)
+        s = read_image(tmp_path/'d'/f['sketch'])
+        assert s.shape==(64,64,3) and (s[:,:31]==255).all() and (s[:,33:]==0).all()
+
+@pytest.mark.parametrize('dst', ['memory://bucket/{}/pages','file://{}/far'])
+def test_urls_as_places(pages, tmp_path, dst):
+    "The same files as in a folder; finished work is known, another recipe refused"
+    url = dst.format(tmp_path.as_posix().lstrip('/') if 'memory' in dst else tmp_path.as_posix())
+    build_dataset(pages, tmp_path/'near', size=48)
+    r = build_dataset(pages, url, size=48, work=tmp_path/'work')
+    from fsspec.core import url_to_fs
+    fs,root = url_to_fs(url)
+    assert {p[len(root)+1:]:fs.cat_file(p) for p in fs.find(root)}==contents(tmp_path/'near')
+    assert build_dataset(pages, url, size=48, work=tmp_path/'work')==r and read_metadata(url)==read_metadata(tmp_path/'near')
+    assert audit(url).ok and not (tmp_path/'work').exists()
+    with pytest.raises(ValueError, match='or the same data set'): build_dataset(pages, url, size=64, work=tmp_path/'work')
+
+def test_a_url_as_source(pages, tmp_path):
+    from fsspec import filesystem
+    fs = filesystem('memory')
+    for name,data in contents(pages).items(): fs.pipe_file(f'/scans/{tmp_path.name}/{name}', data)
+    build_dataset(pages, tmp_path/'near', size=48); build_dataset(f'memory://scans/{tmp_path.name}', tmp_path/'far', size=48)
+    assert [f['source'] for f in read_metadata(tmp_path/'near')]==[f['source'] for f in read_metadata(tmp_path/'far')]
+
+@pytest.mark.skipif(not ART, reason='MANGA_ART names no folder of real pictures')
+def test_real_art(tmp_path):
+    r = build_dataset(Path(ART), tmp_path/'out', size=256)
+    why = refusals(tmp_path/'out')
+    assert all(why.get(f)=='no colour' for f in why if f.startswith('manga/bw_'))
+    assert not any(f['source'].startswith('manga/bw_') for f in read_metadata(tmp_path/'out'))
+    assert audit(tmp_path/'out').ok
+    print(r)
