@@ -1,9 +1,8 @@
 "Builds that are killed, starved, fed rubbish, or done on a cluster: nothing lost, nothing doubled, nothing half-written"
-import errno,json,os,random,signal,subprocess,sys,textwrap,time,tracemalloc
+import errno,os,signal,subprocess,sys,textwrap,time,tracemalloc,zlib
 from pathlib import Path
 
 import numpy as np,pytest
-from manga_colorize.data.audit import audit
 from manga_colorize.data.dataset import build_dataset,read_metadata
 from manga_colorize.data.reading import Refused
 from manga_colorize.data.workers import in_order
@@ -143,6 +142,11 @@ def test_a_cluster_that_loses_a_worker(scans, whole, tmp_path):
         build_dataset(scans, tmp_path/'given', size=48, client=client)
     assert contents(tmp_path/'out')==contents(tmp_path/'given')==contents(whole)
 
+def bomb(png):
+    "A PNG whose header promises 60,000 x 60,000 pixels"
+    head = b'IHDR'+(60000).to_bytes(4,'big')*2+b'\x08\x02\0\0\0'
+    return png[:8]+b'\0\0\0\r'+head+zlib.crc32(head).to_bytes(4,'big')+png[33:]
+
 def damaged(path, n=2000):
     "Two thousand files that are no good, or only look bad: each with the reason expected, None for one that is fine"
     rng,good = np.random.default_rng(0),{}
@@ -155,7 +159,7 @@ def damaged(path, n=2000):
         if kind==1: b = bytearray(data); [b.__setitem__(int(j), b[int(j)]^255) for j in rng.integers(0, len(b), 40)]; data = bytes(b)
         if kind==2: data = b''
         if kind==3: data = [b'<!doctype html><p>403', b'PK\x03\x04'+bytes(200), b'\x80\x04\x95cos\nsystem\n', rng.bytes(300)][i%4]
-        if kind==4: data = data[:8]+b'\0\0\0\rIHDR'+(60000).to_bytes(4,'big')*2+b'\x08\x02\0\0\0'+rng.bytes(40) if suffix=='.png' else data[:int(rng.integers(2,200))]
+        if kind==4: data = bomb(data) if suffix=='.png' else data[:int(rng.integers(2,200))]
         (path/f"{odd[i%len(odd)]} {i}{suffix}").write_bytes(data)
     return len(whole)
 

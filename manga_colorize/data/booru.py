@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kinds', 'ratings', 'Post', 'rating_letters', 'Search', 'Booru', 'manga_download', 'download', 'EmbeddedBooru']
 
-# %% ../../nbs/data/04c_booru.ipynb #a9f59fd2
-import json,re
+# %% ../../nbs/data/04c_booru.ipynb #64ec176b
+import json,re,sys
 from collections import Counter
 from dataclasses import dataclass,field
 from io import BytesIO
@@ -14,13 +14,13 @@ from urllib.parse import urlencode
 
 from fastcore.script import call_parse
 from PIL import Image
-from .download import _bytes,download
+from .download import download,fetch_picture
 from .embedded import EmbeddedBooru,count_terms
 from .polite import NotFetched,Polite,agent
 
 _all_ = ['download','EmbeddedBooru']
 
-# %% ../../nbs/data/04c_booru.ipynb #9ee303cd
+# %% ../../nbs/data/04c_booru.ipynb #2760c583
 kinds = ('general','character','copyright','artist','meta')
 ratings = dict(general='g', sensitive='s', questionable='q', explicit='e')
 
@@ -42,16 +42,16 @@ class Post:
 
     def image(self)->Image.Image: # The picture, not stored anywhere
         "Fetch, check and open the picture"
-        return Image.open(BytesIO(_bytes(self, 50_000_000, None)[0]))
+        return Image.open(BytesIO(fetch_picture(self)[0]))
 
-# %% ../../nbs/data/04c_booru.ipynb #e4fc86e5
+# %% ../../nbs/data/04c_booru.ipynb #871682cf
 def _number(row, k): return row[k] if isinstance(row.get(k),int) and row[k]>=0 else 0
 
 def _post(row, booru):
     "A `Post` from a row of Danbooru's JSON"
     tags = {k:str(row.get(f'tag_string_{k}') or '').split() for k in kinds}
     return Post(row['id'], row['md5'], row['file_url'], str(row.get('file_ext') or ''), *(_number(row,k) for k in ('file_size','image_width','image_height')),
-                next((k for k,v in ratings.items() if v==row.get('rating')),'explicit'), tags, str(row.get('source') or ''), row.get('score') or 0, booru)
+                next((k for k,v in ratings.items() if v==row.get('rating')),'explicit'), tags, str(row.get('source') or ''), row['score'] if isinstance(row.get('score'),int) else 0, booru)
 
 # %% ../../nbs/data/04c_booru.ipynb #119c34b1
 _videos = {'mp4','webm','zip','swf','flv'}
@@ -190,12 +190,12 @@ def _search(self,
 
 Booru.query,Booru.count,Booru.search = _query,_count,_search
 
-# %% ../../nbs/data/04c_booru.ipynb #0dd6db93
+# %% ../../nbs/data/04c_booru.ipynb #fe31780b
 def _run(booru, tags, dst, n, rating, workers):
     "Download, print the report, fail if there is nothing to show"
-    with booru: report = download(booru.search(tags, n, rating), dst, workers)
-    print(report)
+    with booru: report = download(booru.search(tags, n, rating), dst, workers, progress=sys.stdout.isatty())
     if not report.new+report.there: raise ValueError("nothing was downloaded: " + ('every picture failed, see failed.jsonl' if report.failed else f'no post fits {tags!r}'))
+    print(report)
 
 @call_parse
 def manga_download(

@@ -52,6 +52,8 @@ def prepare(
     except Refused as e: return facts | dict(refused=str(e))
 
 # %% ../../nbs/data/06_dataset.ipynb #aa779b20
+def _plain(name): return ''.join(c if c.isprintable() and c!='|' else repr(c)[1:-1] for c in name)
+
 @dataclass
 class Report:
     "What `build_dataset` kept, and what it refused"
@@ -72,7 +74,7 @@ class Report:
     def rows(self):
         "What, how many, which"
         return [*((k,n,'') for k,n in self.splits.items()), *((f'held back: {k}',n,'') for k,n in self.held.items()),
-                *((k,n,', '.join(self.examples.get(k,()))) for k,n in self.refused.items())]
+                *((k,n,', '.join(map(_plain, self.examples.get(k,())))) for k,n in self.refused.items())]
     def __str__(self): return '\n'.join([Path(str(self.path)).name, *(f'{a:<14}{b:>7,}  {c}'.rstrip() for a,b,c in self.rows())])
     __repr__ = __str__
     def _repr_markdown_(self): return '\n'.join(['| what | pictures | which |','|---|---|---|', *(f'| {a} | {b:,} | {c} |' for a,b,c in self.rows())])

@@ -114,7 +114,7 @@ def count_terms(
     "Count the terms of `query` that fall under the tag limit"
     return len({t for t in query.lower().split() if t.lstrip('-~').partition(':')[0] not in free_metatags or ':' not in t})
 
-# %% ../../nbs/data/04a_embedded.ipynb #1f8f5855
+# %% ../../nbs/data/04a_embedded.ipynb #1546d1e3
 @dataclass(frozen=True)
 class Reply:
     "What the server sends"
@@ -133,7 +133,7 @@ _errors = {k:_error(k, *v) for k,v in {
     401: ('SessionLoader::AuthenticationFailure', 'Authentication failed: invalid login or API key.'),
     404: ('ActiveRecord::RecordNotFound', 'That record was not found.'),
     410: ('PaginationExtension::PaginationError', 'You cannot go beyond page 1000. Use page=b<id> instead.'),
-    422: ('PostQuery::TagLimitError', 'You cannot search for more than {} tags at a time. Upgrade your account to search for more tags at once.')}.items()}
+    422: ('PostQuery::TagLimitError', 'You cannot search for more than 2 tags at a time.')}.items()}
 
 # %% ../../nbs/data/04a_embedded.ipynb #9930d34d
 def _flip(b): return b[:len(b)//2] + bytes([b[len(b)//2]^255]) + b[len(b)//2+1:] if b else b'?'
@@ -260,7 +260,7 @@ def _file(self, name):
     ext = self.stock.facts(i)['file_ext']
     return Reply(200, self.stock.file(i)[0], 'video/mp4' if ext=='mp4' else f"image/{ext.replace('jpg','jpeg')}")
 
-# %% ../../nbs/data/04a_embedded.ipynb #4ea7b99f
+# %% ../../nbs/data/04a_embedded.ipynb #cfe9173c
 def _serve(self, path, headers):
     "The right answer to a request"
     url = urlsplit(path); query = {k:v[-1] for k,v in parse_qs(url.query, keep_blank_values=True).items()}
@@ -268,7 +268,7 @@ def _serve(self, path, headers):
     who = _login(headers, query)
     if who and self.users.get(who[0])!=who[1]: return _errors[401]
     tags,limit = query.get('tags',''),6 if who else 2
-    if count_terms(tags)>limit: return replace(e:=_errors[422], body=e.body.replace(b'{}', str(limit).encode()))
+    if count_terms(tags)>limit: return replace(_errors[422], body=_errors[422].body.replace(b'than 2', b'than %d'%limit))
     if url.path=='/posts.json': return _posts(self, query, tags)
     if url.path=='/counts/posts.json': return _json(dict(counts=dict(posts=sum(1 for _ in _search(self, tags)))))
     m = re.fullmatch(r'/posts/(\d{1,12})\.json', url.path)

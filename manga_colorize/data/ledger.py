@@ -34,7 +34,7 @@ def _disk(path):
     try: yield
     except sqlite3.OperationalError as e: raise OSError(f"expected to write {str(path)!r}, got: {e}") from e
 
-# %% ../../nbs/data/06b_ledger.ipynb #04879882
+# %% ../../nbs/data/06b_ledger.ipynb #8e2e7e24
 class Ledger:
     "What there is to do and what is done, in a file that survives kills"
     def __init__(self,
@@ -52,7 +52,11 @@ class Ledger:
         with _disk(self.path): self.db.execute('commit'); self.db.execute('begin')
         self.saved = time.monotonic()
 
-    def close(self): self.save(); self.db.close()
+    def close(self):
+        "Commit, unless an error has undone the last changes already; and let go of the file"
+        try:
+            if self.db.in_transaction: self.save()
+        finally: self.db.close()
     def _one(self, sql, *args): return (self.db.execute(sql, args).fetchone() or [None])[0]
 
 # %% ../../nbs/data/06b_ledger.ipynb #b417bea5

@@ -27,7 +27,7 @@ class NotFetched(ConnectionError):
 class Stopped(Exception):
     "Somebody asked us to stop while we waited"
 
-# %% ../../nbs/data/04aa_polite.ipynb #f80d50b5
+# %% ../../nbs/data/04aa_polite.ipynb #10cc6b9f
 def _now(): return time.perf_counter()
 def _check_stop(stop):
     if stop is not None and stop.is_set(): raise Stopped('stopped')
@@ -46,7 +46,7 @@ class Pace:
 
     def _left(self, now):
         "Seconds until a request may go, as far as one can tell now"
-        if self.until-now>self.patience: raise NotFetched(f'the server asks us to wait {self.until-now:.0f} seconds')
+        if self.until-now>self.patience: raise NotFetched(f'the server asks us to wait more than {self.patience:.0f} seconds')
         while self.seen and self.seen[0]+self.window<=now: self.seen.popleft()
         full = self.rate and self.out+len(self.seen)>=self.n
         return max(self.until-now, self.next-now, (self.seen[0]+self.window-now if self.seen else .1) if full else 0)
@@ -147,7 +147,7 @@ class Polite:
     def _check_public(self, host, addresses):
         if bad := sorted(a for a in addresses if not is_public(a)): raise NotFetched(f'private address: {host} is {bad[0]}')
 
-# %% ../../nbs/data/04aa_polite.ipynb #273f4ff0
+# %% ../../nbs/data/04aa_polite.ipynb #5be41270
 def _check_peer(self, u, r):
     "Refuse an answer that comes from a private address which is not our server's"
     peer = (r.extensions['network_stream'].get_extra_info('server_addr') if 'network_stream' in r.extensions else None)
@@ -156,11 +156,11 @@ def _check_peer(self, u, r):
 def _body(self, r, limit, stop):
     "The body, at most `limit` bytes; `NotFetched` if more is announced or comes"
     announced = r.headers.get('content-length','')
-    if announced.isdecimal() and int(announced)>limit: raise NotFetched(f'more than {limit:,} bytes: {int(announced):,} announced')
+    if announced.isdecimal() and int(announced)>limit: raise NotFetched('larger than expected')
     parts,n,until = [],0,_now()+10*self.timeout
     for part in r.iter_raw(1<<16):
         parts.append(part); n += len(part); _check_stop(stop)
-        if n>limit: raise NotFetched(f'more than {limit:,} bytes came')
+        if n>limit: raise NotFetched('larger than expected')
         if _now()>until: raise NotFetched(f'not done after {10*self.timeout:.0f} seconds')
     return b''.join(parts)
 
