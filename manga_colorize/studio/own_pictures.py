@@ -54,7 +54,6 @@ class Mixed:
         if what!='own': return self.drawn.load(key,size)
         rng = np.random.default_rng([self.world.seed,int(i)])
         return random_square(_read(self.files[rng.integers(len(self.files))]), rng, size),{}
-    def keys(self, seed=0): return (k for k,_ in self) # until build_dataset no longer asks
 
 # %% ../../nbs/studio/01a_own_pictures.ipynb #5604ae36
 def readable(
@@ -85,7 +84,6 @@ class Hurry:
         for i,(key,facts) in enumerate(self.source):
             if i>=self.least and time.perf_counter()-start>self.seconds: return
             yield key,facts
-    def keys(self, seed=0): return (k for k,_ in self) # until build_dataset no longer asks
 
 # %% ../../nbs/studio/01a_own_pictures.ipynb #b036977f
 def hold_out(
