@@ -190,7 +190,7 @@ def _search(self,
 
 Booru.query,Booru.count,Booru.search = _query,_count,_search
 
-# %% ../../nbs/data/04c_booru.ipynb #fe31780b
+# %% ../../nbs/data/04c_booru.ipynb #0f5e5d58
 def _run(booru, tags, dst, n, rating, workers):
     "Download, print the report, fail if there is nothing to show"
     with booru: report = download(booru.search(tags, n, rating), dst, workers, progress=sys.stdout.isatty())
@@ -217,6 +217,6 @@ def manga_download(
     try:
         if url!='world': return ask(url)
         from manga_colorize.data.world import World
-        with EmbeddedBooru(World(seed=0), n=2000, users={login:key}) as server: ask(server.url, name='world', timeout=120.)
+        with EmbeddedBooru(World(seed=0), n=10*n+50, users={login:key}) as server: ask(server.url, name='world', timeout=120.)
     except KeyboardInterrupt: raise SystemExit('manga-download: stopped; the same command goes on where it ended')
     except (ValueError,OSError) as e: raise SystemExit(f'manga-download: {e}')
