@@ -216,3 +216,16 @@ def test_gpu_is_the_cpu(pages, resident):
         assert all(x.device.type==dev for x in b)
         s,c,x = [y.cpu() for y in b]
         assert (s==a[0]).float().mean()>=.999 and (c-a[1]).abs().mean()*127.5<.1 and (x-a[2]).abs().max()<1e-6
+
+def test_own_sketches(tmp_path):
+    "They are loaded, mirrored and cut with their pictures, on both roads"
+    from test_dataset import Paired
+    build_dataset(Paired(), tmp_path/'d', size=64, valid_pct=.3)
+    for resident in (False,True):
+        dls = manga_dls(tmp_path/'d', sketch='own', bs=4, resident=resident, device='cpu')
+        sketch,cue,color = dls.one_batch()
+        assert sketch.shape==(4,1,64,64) and color.shape==(4,3,64,64) and cue.shape==(4,4,64,64)
+        ink = (sketch<0).float().mean((0,1,2))
+        assert set(np.unique(sketch.round()).tolist())<={-1.,0.,1.} and .3<ink.mean()<.7
+        sketch,_,_ = dls.valid.one_batch()
+        assert (sketch[...,:31]==1).all() and (sketch[...,33:]==-1).all()

@@ -22,11 +22,15 @@ from torch import Tensor
 
 # %% ../../nbs/data/07_batches.ipynb #5c2d72f5
 def load_pixels(
-    path,    # File name
-    side:int # Side of the square to fit it to, pixels
-)->Tensor: # RGB uint8 (3, side, side)
+    path,       # File name
+    side:int,   # Side of the square to fit it to, pixels
+    sketch=None # File name of its own sketch, which becomes a fourth channel; None for none
+)->Tensor: # RGB uint8 (3, side, side), or (4, side, side) with a sketch
     "Read one picture of a data set; `ValueError` naming the file if it is damaged"
-    try: return torch.from_numpy(np.ascontiguousarray(fit(read_color(path), side).transpose(2,0,1)))
+    try:
+        a = fit(read_color(path), side)
+        if sketch is not None: a = np.concatenate([a, fit(read_color(path:=sketch), side)[...,:1]], 2)
+        return torch.from_numpy(np.ascontiguousarray(a.transpose(2,0,1)))
     except (Refused,OSError) as e: raise ValueError(f"expected a picture of {side} pixels, got {str(path)!r}: {e}") from e
 
 # %% ../../nbs/data/07_batches.ipynb #8f2c7539
@@ -34,20 +38,21 @@ class Pictures:
     "The coloured pictures of one split, as bytes"
     n_inp = 2 # A batch is two inputs, sketch and cue, and one target, colour
     def __init__(self,
-        files,         # File names
-        side:int,      # Side of the pictures, pixels
-        resident=False # Keep all of them in memory?
+        files,          # File names
+        side:int,       # Side of the pictures, pixels
+        resident=False, # Keep all of them in memory?
+        sketches=None   # File names of their own sketches, which become a fourth channel; None for none
     ):
         store_attr(); self.pixels = None
 
     def __len__(self): return len(self.files)
-    def __getitem__(self, i): return load_pixels(self.files[i], self.side)
-    def new_empty(self): return Pictures([], self.side, self.resident)
+    def __getitem__(self, i): return load_pixels(self.files[i], self.side, self.sketches and self.sketches[i])
+    def new_empty(self): return Pictures([], self.side, self.resident, self.sketches and [])
 
     def batch(self,
         idxs,       # Indices
         device=None # Where resident pictures are kept; None is the CPU
-    )->Tensor: # RGB uint8 (B, 3, side, side), on `device` if resident
+    )->Tensor: # RGB uint8 (B, 3, side, side), or (B, 4, side, side) with sketches; on `device` if resident
         "Collect some pictures"
         if not self.resident: return torch.stack([self[i] for i in idxs])
         if self.pixels is None:
@@ -121,7 +126,7 @@ class PageDL(TfmdDL):
         num_workers:int=0,  # Processes that read files
         size:int=None,      # Side of a picture, pixels; None for that of the data set
         cue='blur',         # Name in `cues`, or function of uint8 (B, 3, H, W); if it takes `seed`, it gets one for each picture
-        sketch=sketchify,   # Function of uint8 (B, 3, H, W)
+        sketch=sketchify,   # Function of uint8 (B, 3, H, W), or 'own' for the sketches of the data set
         crop:int=None,      # Side of random cuts made after sketch and cue are drawn; None for none
         augment=False,      # Mirror at random, and jitter unless there is a `crop`?
         seed:int=0,         # Decides order and augmentation
@@ -149,14 +154,16 @@ class PageDL(TfmdDL):
 # %% ../../nbs/data/07_batches.ipynb #133d9314
 @patch
 def derive(self:PageDL,
-    b # uint8 (B, 3, H, W); (B, 3) numbers in [0, 1); the cues' seeds, (B,)
+    b # uint8 (B, 3 or 4, H, W); (B, 3) numbers in [0, 1); the cues' seeds, (B,)
 )->tuple: # sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Vary the pictures and draw sketch and cue from them"
     pixels,chance,seeds = b
     if self.augment: pixels = mirror(pixels, chance[:,0])
     if self.augment and self.size and not self.crop: pixels = cut(pixels, chance[:,1:], self.size)
+    pixels,own = pixels[:,:3],pixels[:,3:]
     cue = self.draw_cue(pixels, seed=seeds) if _takes_seed(self.draw_cue) else self.draw_cue(pixels)
-    three = self.sketch(pixels),cue,pixels/127.5-1
+    sketch = own/127.5-1 if self.sketch=='own' else self.sketch(pixels)
+    three = sketch,cue,pixels/127.5-1
     return tuple(cut(x, chance[:,1:], self.crop) for x in three) if self.augment and self.crop else three
 
 # %% ../../nbs/data/07_batches.ipynb #964e49e5
@@ -195,7 +202,13 @@ def show_results(self:PageDL,
     show_pages(*b[:2], out, b[2], **(dict(titles=('sketch','cue','fake','color'), n=max_n) | kwargs))
 
 # %% ../../nbs/data/07_batches.ipynb #414c48f9
-def _files(path, split): return [Path(path)/f['file_name'] for f in read_metadata(path) if f.get('split')==split]
+def _files(rows, path, split, key='file_name'): return [Path(path)/f[key] for f in rows if f.get('split')==split]
+
+def _own(rows, path, split):
+    "The files of the pictures' own sketches"
+    lacking = [f['file_name'] for f in rows if 'sketch' not in f]
+    if lacking: raise ValueError(f"expected a sketch with every picture of {str(path)!r}, got none with {len(lacking)}, such as {lacking[0]!r}")
+    return _files(rows, path, split, 'sketch')
 
 def _sides(files, size, crop, augment):
     stored = min(read_color(files[0]).shape[:2])
@@ -215,17 +228,18 @@ def manga_dls(
     n_workers:int=0,  # Processes that read files
     crop:int=None,    # Side of random cuts of the whole picture; None: jitter instead
     augment=True,     # Mirror and jitter (or crop) the training pictures?
-    sketch=sketchify, # How a sketch is drawn: function of uint8 (B, 3, H, W)
+    sketch=sketchify, # How a sketch is drawn: function of uint8 (B, 3, H, W), or 'own' for those that came with the pictures
     device=None       # Where the batches go; None for fastai's default
 )->DataLoaders: # Batches of sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Load a data set for training; `ValueError` if it is none or too small"
     _function(cue)
     if seed<0: raise ValueError(f"expected a seed of 0 or more, got {seed}")
     if bs<1: raise ValueError(f"expected a batch size of at least 1, got {bs}")
-    train,valid = _files(path,'train'),_files(path,'valid')
+    rows = read_metadata(path); train,valid = _files(rows,path,'train'),_files(rows,path,'valid')
+    own = [_own(rows,path,k) if sketch=='own' else None for k in ('train','valid')]
     if len(train)<bs: raise ValueError(f"expected at least one batch of {bs} training pictures in {str(path)!r}, got {len(train)}")
     size,side = _sides(train, size, crop, augment)
     rest = dict(bs=bs, size=size, cue=cue, sketch=sketch, seed=seed, num_workers=n_workers)
-    dls = [PageDL(Pictures(train, side, resident), shuffle=True, crop=crop, augment=augment, **rest),
-           PageDL(Pictures(valid, size, resident), **rest)]
+    dls = [PageDL(Pictures(train, side, resident, own[0]), shuffle=True, crop=crop, augment=augment, **rest),
+           PageDL(Pictures(valid, size, resident, own[1]), **rest)]
     return DataLoaders(*dls, path=path, device=default_device() if device is None else torch.device(device))
