@@ -220,12 +220,12 @@ class EmbeddedBooru:
             self.log.append((at, path, r.status))
         return r
 
-# %% ../../nbs/data/04a_embedded.ipynb #939649eb
+# %% ../../nbs/data/04a_embedded.ipynb #d62a186e
 def _login(headers, query):
     "Login and key from a Basic header or from the parameters"
     kind,_,code = (headers.get('Authorization') or '').partition(' ')
     if kind=='Basic':
-        try: return tuple(base64.b64decode(code).decode().split(':',1))
+        try: return tuple(base64.b64decode(code).decode().partition(':')[::2])
         except ValueError: return '',''
     return (query.get('login',''),query.get('api_key','')) if 'login' in query or 'api_key' in query else None
 

@@ -182,7 +182,7 @@ def _follow(self, u, limit, stop):
         u = self.allow(str(u.join(a.headers['location'])))
     raise NotFetched('more than 3 redirects')
 
-# %% ../../nbs/data/04aa_polite.ipynb #db3c97f9
+# %% ../../nbs/data/04aa_polite.ipynb #849aaff7
 _passing = {408,425,429,500,502,503,504,520,521,522,523,524}
 
 def _nap(seconds, stop):
@@ -192,7 +192,7 @@ def _nap(seconds, stop):
 def _why(x):
     "A failure in a few words"
     if isinstance(x, httpx.TimeoutException): return 'no answer in time'
-    if isinstance(x, httpx.RemoteProtocolError): return 'connection cut'
+    if isinstance(x, httpx.RemoteProtocolError): return 'broken answer'
     if isinstance(x, socket.gaierror): return 'no such host'
     if isinstance(x, Exception): return f'no connection ({type(x).__name__})'
     return f"{x} {HTTPStatus(x).phrase.lower() if x in HTTPStatus._value2member_map_ else 'error'}"
