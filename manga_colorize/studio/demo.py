@@ -16,6 +16,7 @@ from ..core import atomic_path,has_gpu,page_sheet,seed_everything
 from fastai.basics import Callback,CancelFitException,CancelValidException
 from ..data.batches import manga_dls
 from ..data.dataset import build_dataset
+from ..data.screening import Screens
 from ..data.sketch import complexity
 from ..data.sources import Drawn
 from ..data.world import World
@@ -109,7 +110,7 @@ def _draw(source, out, seconds):
     n_workers,start,progress = min(8, os.cpu_count() or 1),time.perf_counter(),Progress()
     print(f'Drawing for {seconds:.0f} seconds with {n_workers} processes')
     each = lambda k: progress(min(.99, (time.perf_counter()-start)/seconds), f'{k:,} pictures')
-    report = build_dataset(Hurry(source,seconds), out/'data', n=5000, valid_pct=.02, n_workers=n_workers, each=each)
+    report = build_dataset(Hurry(source,seconds), out/'data', n=5000, valid_pct=.02, test_pct=0, screens=Screens(twins=None), n_workers=n_workers, each=each)
     progress(1, f'{report.kept:,} pictures')
     return report
 

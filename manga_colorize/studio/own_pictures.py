@@ -74,7 +74,7 @@ class Hurry:
         seconds:float, # When to end, counted from the first key
         least:int=100  # Pictures to give in any case
     ): store_attr()
-    endless = False
+    endless = True # its order is its own: nobody lists it first
     def recipe(self): return self.source.recipe() | dict(seconds=self.seconds)
     def name(self, key): return self.source.name(key)
     def load(self, key, size): return self.source.load(key,size)
