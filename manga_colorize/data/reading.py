@@ -57,6 +57,7 @@ _turns = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE
                          Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90), 2))
 
 def _upright(im):
+    im.load() # Pillow turns some TIFFs itself, then
     try: turn = _turns.get(im.getexif().get(274))
     except Exception: turn = None
     return im if turn is None else im.transpose(turn)
@@ -64,9 +65,12 @@ def _upright(im):
 # %% ../../nbs/data/05a_reading.ipynb #ra000014
 def _rgb(im):
     if im.mode[0]=='I': im = Image.fromarray((np.asarray(im)//257).clip(0,255).astype(np.uint8))
-    if not ({'A','a'}&{*im.getbands()} or 'transparency' in im.info): return np.array(im.convert('RGB'))
-    a = np.array(im.convert('RGBA'))
-    return np.concatenate([over_white(rows) for rows in np.array_split(a, 1+a.size//2**24)])
+    alpha = {'A','a'}&{*im.getbands()} or 'transparency' in im.info
+    mode = 'RGBA' if alpha else 'RGB'; im = im if im.mode==mode else im.convert(mode)
+    if not alpha: return np.array(im)
+    color,n = np.empty((im.height,im.width,3), np.uint8),1+2**22//im.width
+    for y in range(0, im.height, n): color[y:y+n] = over_white(np.asarray(im.crop((0,y,im.width,min(y+n,im.height)))))
+    return color
 
 # %% ../../nbs/data/05a_reading.ipynb #ra000016
 max_pixels = 10**8 # A double page at 600 dots per inch has 70 million
@@ -74,7 +78,7 @@ _formats = ['JPEG','PNG','WEBP','GIF','BMP','TIFF'] # Nothing that runs a progra
 
 def _decode(data, size):
     with Image.open(BytesIO(data), formats=_formats) as im:
-        if im.width*im.height>max_pixels: raise Refused('too large')
+        if im.width*im.height>min(max_pixels, 10**6+10**4*len(data)): raise Refused('too large')
         if size: im.draft(None, (2*size,2*size))
         return _rgb(_upright(im))
 
