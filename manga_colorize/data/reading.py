@@ -23,15 +23,16 @@ class Refused(Exception):
 
 # %% ../../nbs/data/05a_reading.ipynb #ra000001
 max_bytes = 2**29 # Of a file: a camera's largest pictures are a fifth of that
-_gone = {errno.ENOENT,errno.ENOTDIR,errno.ELOOP,errno.ENAMETOOLONG,errno.EINVAL}
+_gone = {errno.ELOOP,errno.ENAMETOOLONG,errno.EINVAL} # Links in a circle, names that cannot be
 
 @contextmanager
 def refusing():
     "Turn the errors of a file that is missing or locked into `Refused`; other errors, those of a disk or network, pass"
     try: yield
     except PermissionError as e: raise Refused('no permission') from e
+    except IsADirectoryError as e: raise Refused('not a picture') from e
     except OSError as e:
-        if e.errno in _gone: raise Refused('vanished') from e
+        if isinstance(e, (FileNotFoundError,NotADirectoryError)) or e.errno in _gone: raise Refused('vanished') from e
         raise
 
 # %% ../../nbs/data/05a_reading.ipynb #ra000002
