@@ -74,7 +74,7 @@ def rating_letters(
     if not names or not set(names)<=set(ratings): raise ValueError(f"expected a rating of {list(ratings)}, or None for all, got {rating!r}")
     return [ratings[n] for n in names]
 
-# %% ../../nbs/data/04c_booru.ipynb #f3937239
+# %% ../../nbs/data/04c_booru.ipynb #13ad4f50
 _fields = ','.join(['id','md5','file_url','file_ext','file_size','image_width','image_height','rating','source','score','is_deleted','is_banned',*(f'tag_string_{k}' for k in kinds)])
 
 class Search:
@@ -91,7 +91,7 @@ class Search:
 
     def asked(self):
         "What a folder writes down about the question"
-        return dict(booru=self.booru.name, tags=self.tags, rating=list(self.rating) if isinstance(self.rating,(list,tuple)) else self.rating)
+        return dict(booru=self.booru.name, tags=self.tags, rating='any' if self.rating is None else self.rating if isinstance(self.rating,str) else list(self.rating))
 
     def rows(self):
         "Rows of JSON, newest first, each once"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['check_picture', 'manifest_line', 'Manifest', 'Downloaded', 'in_threads', 'fetch_picture', 'download']
 
-# %% ../../nbs/data/04b_download.ipynb #161ba416
+# %% ../../nbs/data/04b_download.ipynb #66a11813
 import hashlib,json,re,threading,time,warnings
 from dataclasses import dataclass,field
 from datetime import date
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from queue import Empty,Queue
+from queue import Empty,Full,Queue
 
 from PIL import Image
 from ..core import atomic_path
@@ -43,7 +43,7 @@ def check_picture(
     except Exception: raise NotFetched('not a picture') from None
     return _formats[kind],w,h
 
-# %% ../../nbs/data/04b_download.ipynb #f4a98097
+# %% ../../nbs/data/04b_download.ipynb #e8b0d6f5
 def manifest_line(
     post,          # A `Post`
     name:str,      # File name in the folder
@@ -53,7 +53,8 @@ def manifest_line(
     "Write down what is known about a downloaded picture"
     facts = dict(file_name=name, id=post.id, md5=post.md5, tags=post.tags, artist=' '.join(post.tags.get('artist',())), source=post.source,
                  rating=post.rating, license='unknown', width=width, height=height, booru=post.booru.name)
-    return json.dumps(facts, ensure_ascii=False).encode('utf-8','replace').decode()
+    text = json.dumps(facts, ensure_ascii=False).encode('utf-8','replace').decode()
+    return re.sub('[\x85\u2028\u2029]', lambda m: f'\\u{ord(m[0]):04x}', text)   # some readers take these for line ends
 
 # %% ../../nbs/data/04b_download.ipynb #e54fbc09
 def _save(path, text):
@@ -146,7 +147,7 @@ class Downloaded:
     __repr__ = __str__
     def _repr_markdown_(self): return '\n'.join(['| what | posts | which |','|---|---|---|', *(f"| {a.replace('|','/')} | {b} | {c} |" for a,b,c in self.rows())])
 
-# %% ../../nbs/data/04b_download.ipynb #c77b2835
+# %% ../../nbs/data/04b_download.ipynb #4e1962be
 def in_threads(
     f,           # Function of one item
     items,       # Any iterable; only one thread reads it at a time
@@ -154,15 +155,19 @@ def in_threads(
     stop         # `threading.Event`: set here when it is over, for whatever reason
 ): # Yields results as they come
     "Map `f` over `items` in threads that end with the caller, by Ctrl-C too"
-    lock,done,items,end = threading.Lock(),Queue(),iter(items),object()
+    lock,done,items,end = threading.Lock(),Queue(2*n_workers),iter(items),object()
+    def give(result, error=None):
+        while not stop.is_set():
+            try: return done.put((result,error), timeout=.1)
+            except Full: pass
     def work():
         try:
             while not stop.is_set():
                 with lock: item = next(items, end)
                 if item is end: break
-                done.put((f(item),None))
-        except BaseException as e: done.put((end,e))
-        else: done.put((end,None))
+                give(f(item))
+        except BaseException as e: give(end, e)
+        else: give(end)
     threads = [threading.Thread(target=work, daemon=True) for _ in range(n_workers)]
     try:
         for t in threads: t.start()
@@ -206,7 +211,7 @@ def _once_each(posts):
     for p in posts:
         if p.id not in seen: seen.add(p.id); yield p
 
-# %% ../../nbs/data/04b_download.ipynb #2f08e329
+# %% ../../nbs/data/04b_download.ipynb #521d18ee
 def _bar(results, posts, progress):
     total = getattr(posts,'n',None) or (len(posts) if hasattr(posts,'__len__') else None)
     if not progress or not total: return results
@@ -215,9 +220,9 @@ def _bar(results, posts, progress):
 
 def _finish(report, manifest, posts):
     "Leave the folder as an unbroken run would"
-    manifest.finish(); report.failed.sort(); report.skipped = dict(getattr(posts,'skipped',{}))
+    manifest.finish(); report.failed.sort(key=lambda f: (f[0] if type(f[0]) is int else -1, str(f[0]))); report.skipped = dict(getattr(posts,'skipped',{}))
     f = report.path/'failed.jsonl'
-    if report.failed: _save(f, ''.join(json.dumps(dict(id=i, why=why))+'\n' for i,why in report.failed))
+    if report.failed: _save(f, ''.join(json.dumps(dict(id=i, why=why), default=str)+'\n' for i,why in report.failed))
     else: f.unlink(missing_ok=True)
     return report
 

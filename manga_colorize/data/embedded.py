@@ -27,7 +27,7 @@ def _tags(world, i):
     return dict(general=sorted({*ill.tags, *(['solo'] if len(people)==1 else [])}), character=sorted(set(people)), copyright=['original'],
                 artist=[f'artist_{ill.style}'], meta=['highres'] if i%5==0 else [])
 
-# %% ../../nbs/data/04a_embedded.ipynb #51cd7304
+# %% ../../nbs/data/04a_embedded.ipynb #1dc9a19f
 def _fate(i, mixed):
     "State, format and rating of post `i`"
     return dict(is_deleted=mixed and i%17==5, is_banned=mixed and i%23==7, is_pending=mixed and i%37==8, is_flagged=mixed and i%41==9,
@@ -44,7 +44,7 @@ def _shape(data, size):
     "Width and height of a picture, or `size` twice"
     try:
         with Image.open(BytesIO(data)) as im: return im.size
-    except OSError: return size,size
+    except Exception: return size,size
 
 # %% ../../nbs/data/04a_embedded.ipynb #78b37a91
 class Stock:

@@ -147,7 +147,7 @@ class Polite:
     def _check_public(self, host, addresses):
         if bad := sorted(a for a in addresses if not is_public(a)): raise NotFetched(f'private address: {host} is {bad[0]}')
 
-# %% ../../nbs/data/04aa_polite.ipynb #5be41270
+# %% ../../nbs/data/04aa_polite.ipynb #3f78a135
 def _check_peer(self, u, r):
     "Refuse an answer that comes from a private address which is not our server's"
     peer = (r.extensions['network_stream'].get_extra_info('server_addr') if 'network_stream' in r.extensions else None)
@@ -155,12 +155,13 @@ def _check_peer(self, u, r):
 
 def _body(self, r, limit, stop):
     "The body, at most `limit` bytes; `NotFetched` if more is announced or comes"
-    announced = r.headers.get('content-length','')
-    if announced.isdecimal() and int(announced)>limit: raise NotFetched('larger than expected')
+    announced,html = r.headers.get('content-length',''),r.headers.get('content-type','').startswith('text/html')
+    too_large = NotFetched('a web page in place of a picture' if html else 'larger than expected')
+    if announced.isdecimal() and int(announced)>limit: raise too_large
     parts,n,until = [],0,_now()+10*self.timeout
     for part in r.iter_raw(1<<16):
         parts.append(part); n += len(part); _check_stop(stop)
-        if n>limit: raise NotFetched('larger than expected')
+        if n>limit: raise too_large
         if _now()>until: raise NotFetched(f'not done after {10*self.timeout:.0f} seconds')
     return b''.join(parts)
 
