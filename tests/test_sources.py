@@ -104,14 +104,15 @@ def test_a_folder_that_vanishes_on_the_way(tmp_path):
 
 def test_listing_holds_one_directory(tmp_path):
     "Memory for listing does not grow with the number of directories"
+    def once(f, m):
+        tracemalloc.start(); n = sum(1 for _ in f); size = tracemalloc.get_traced_memory()[1]; tracemalloc.stop(); assert n==m
+        return size
     def peak(n):
         for i in range(n):
             d = tmp_path/str(n)/f'{i:04d}'; d.mkdir(parents=True)
             for k in range(20): (d/f'{k:04d} a name of some length.png').touch()
-        f = Folder(tmp_path/str(n)); tracemalloc.start(); m = sum(1 for _ in f)
-        size = tracemalloc.get_traced_memory()[1]; tracemalloc.stop(); assert m==20*n
-        return size
-    peak(2); a,b = peak(20),peak(400); print(f'{a} bytes for 400 files, {b} for 8,000')
+        return min(once(Folder(tmp_path/str(n)), 20*n) for _ in range(3)) # other threads allocate too
+    a,b = peak(20),peak(400); print(f'{a} bytes for 400 files, {b} for 8,000')
     assert b<a+400*200
 
 def test_missing(tmp_path):
