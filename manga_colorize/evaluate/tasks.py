@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['task_names', 'task_files', 'paint_page', 'TaskScores', 'evaluate_tasks', 'task_sheet', 'show_tasks', 'manga_tasks']
 
-# %% ../../nbs/evaluate/02_tasks.ipynb #a12f4f38
-import json
+# %% ../../nbs/evaluate/02_tasks.ipynb #4bea8c0b
+import json,zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastcore.basics import patch,store_attr
 from fastcore.script import call_parse
 from PIL import Image
 from ..core import atomic_path,jpeg_bytes,over_white,page_sheet,to_image
-from ..data.batches import _function,_takes_seed,cue_seeds
+from ..data.batches import _function,_takes_seed
 from ..data.dataset import read_metadata
 from ..data.sketch import sketchify
 from .metrics import psnr,ssim
@@ -30,7 +30,7 @@ def task_files(
     "Find the pictures of one test"
     return [Path(path)/f['file_name'] for f in read_metadata(path) if f.get('split')==task][:n]
 
-# %% ../../nbs/evaluate/02_tasks.ipynb #b49fac60
+# %% ../../nbs/evaluate/02_tasks.ipynb #fbb91fac
 def _pairs(paints, cue):
     "Each painter with what it is told: its own, nothing if it learned without, or else `cue`"
     taken = [k for k in paints if k in ('cue alone','sketch','cue','color')]
@@ -45,16 +45,19 @@ def _told(cue, color, seed):
 
 def paint_page(
     paints,      # A dict of painters by name, called with a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); or of pairs (painter, its cue)
-    file,        # The picture
+    color,       # The picture, in any form that `to_image` takes
     cue='blur',  # What they are told: a name in `cues`, or a function of a picture
-    seed=0       # Decides a cue that is drawn at random
+    seed=0,      # Decides a cue that is drawn at random
+    sketch=None  # Its sketch, uint8 (H, W); None for `sketchify`
 )->dict: # `sketch`, `cue`, each painter's picture, and `color`, the truth
     "Let several painters colour the sketch of one picture"
-    color = to_image(file); sketch = sketchify(color)
+    color = to_image(color); sketch = sketchify(color) if sketch is None else sketch
     fakes = {k:to_image(p(sketch, _told(c, color, seed))) for k,(p,c) in _pairs(paints, cue).items() if k!='cue alone'}
     return dict(sketch=sketch, cue=_told(cue, color, seed), **fakes, color=color)
 
-# %% ../../nbs/evaluate/02_tasks.ipynb #c30751e8
+# %% ../../nbs/evaluate/02_tasks.ipynb #e8b21a26
+def _mean(x): return dict(mean=float(x.mean()), error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None)
+
 class TaskScores:
     "Scores of painters on the three tests; shows itself as a table"
     def __init__(self,
@@ -69,13 +72,11 @@ class TaskScores:
         task,painter,metric = key
         return np.array([p[metric] for p in self.pictures if (p['task'],p['painter'])==(task,painter)])
 
-def _mean(x): return dict(mean=float(x.mean()), error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None)
-
-@patch(as_prop=True)
-def rows(self:TaskScores)->list: # A dict for each task and painter: pictures, and mean and standard error of psnr and ssim
-    "The means"
-    return [dict(task=t, painter=p, pictures=len(self[t,p,'psnr']), psnr=_mean(self[t,p,'psnr']), ssim=_mean(self[t,p,'ssim']))
-            for t in self.tasks for p in self.painters]
+    @property
+    def rows(self):
+        "A dict for each task and painter: pictures, and mean and standard error of psnr and ssim"
+        return [dict(task=t, painter=p, pictures=len(self[t,p,'psnr']), **{m:_mean(self[t,p,m]) for m in ('psnr','ssim')})
+                for t in self.tasks for p in self.painters]
 
 @patch
 def gain(self:TaskScores,
@@ -86,7 +87,7 @@ def gain(self:TaskScores,
     "How much better `painter` is than `other`"
     return {t:_mean(self[t,painter,metric]-self[t,other,metric]) for t in self.tasks}
 
-# %% ../../nbs/evaluate/02_tasks.ipynb #f92f946a
+# %% ../../nbs/evaluate/02_tasks.ipynb #347a0824
 def _cell(r):
     error = '' if r['psnr']['error'] is None else f" ± {r['psnr']['error']:.1f}"
     return f"{r['psnr']['mean']:.1f}{error} / {r['ssim']['mean']:.2f}"
@@ -106,7 +107,7 @@ def __repr__(self:TaskScores):
 @patch
 def _repr_markdown_(self:TaskScores):
     head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
-    return '\n'.join([head, '|:--'+'|--:'*(1+len(self.painters))+'|', *rows]) + f'\n\nPSNR in dB ± standard error / SSIM. {self.protocol}'
+    return '\n'.join([head, '|:--'+'|--:'*(1+len(self.painters))+'|', *rows]) + f'\n\nPSNR in dB ± standard error / SSIM. {self.protocol}'.rstrip()
 
 @patch
 def save(self:TaskScores,
@@ -118,16 +119,18 @@ def save(self:TaskScores,
     with atomic_path(folder/'tasks.json') as tmp: tmp.write_text(json.dumps(dict(protocol=self.protocol, rows=self.rows, pictures=self.pictures), indent=1)+'\n', encoding='utf-8')
     return folder
 
-# %% ../../nbs/evaluate/02_tasks.ipynb #e2ac8418
-def _score(pairs, task, file, seed):
-    color = to_image(file); sketch = sketchify(color)
+# %% ../../nbs/evaluate/02_tasks.ipynb #14669327
+def _tests(path, task, n, seed, sketch):
+    "Name, colour, sketch, and the seed of the cue, of each picture of a test"
+    for row in [f for f in read_metadata(path) if f.get('split')==task][:n]:
+        name,color = row['file_name'],to_image(Path(path)/row['file_name'])
+        if sketch=='own' and 'sketch' not in row: raise ValueError(f"expected a sketch with every picture of {str(path)!r}, got none with {name!r}")
+        yield name,color,to_image(Path(path)/row['sketch'])[...,0] if sketch=='own' else sketch(color),zlib.crc32(f'{seed} {name}'.encode())
+
+def _score(pairs, task, file, color, sketch, seed):
     for name,(paint,cue) in pairs.items():
         fake = paint(sketch, _told(cue, color, seed))
-        yield dict(task=task, file=Path(file).name, painter=name, psnr=psnr(fake, color), ssim=ssim(fake, color))
-
-def _seeded(path, task, n, seed):
-    files = task_files(path, task, n)
-    return list(zip(files, cue_seeds(len(files), seed, 0).tolist()))
+        yield dict(task=task, file=file, painter=name, psnr=psnr(fake, color), ssim=ssim(fake, color))
 
 def evaluate_tasks(
     paints,          # A dict of painters by name, such as `Colorizer`s, or of pairs (painter, its cue); see `paint_page`
@@ -135,16 +138,17 @@ def evaluate_tasks(
     cue='blur',      # What they are told: a name in `cues`, or a function of a picture
     n=None,          # Pictures of each test, at most; None for all
     seed=0,          # Decides cues that are drawn at random
-    tasks=task_names # Splits to test on; empty ones are left out
+    tasks=task_names,# Splits to test on; empty ones are left out
+    sketch=sketchify # How a sketch is drawn: a function of a picture, or 'own' for those that came with the pictures
 )->TaskScores: # PSNR and SSIM for each test and painter; the cue alone comes first
     "Score painters on the three tests; `ValueError` if there is no picture for any"
     pairs = _pairs(paints, cue)
-    scores = [s for t in tasks for file,k in _seeded(path, t, n, seed) for s in _score(pairs, t, file, k)]
+    scores = [s for t in tasks for page in _tests(path, t, n, seed, sketch) for s in _score(pairs, t, *page)]
     if not scores: raise ValueError(f"expected pictures for a test of {tuple(tasks)} in {str(path)!r}, got none: the data set needs characters and a test_pct above 0")
     told = '; '.join(f"{k}: {c if isinstance(c, str) else getattr(c, '__name__', 'own')}" for k,(_,c) in pairs.items())
     return TaskScores(scores, f'Told: {told}.')
 
-# %% ../../nbs/evaluate/02_tasks.ipynb #b5ef5d66
+# %% ../../nbs/evaluate/02_tasks.ipynb #3d441873
 def task_sheet(
     paints,          # As `evaluate_tasks`
     path,            # Folder made by `build_dataset`
@@ -152,12 +156,13 @@ def task_sheet(
     n=2,             # Pictures of each test
     seed=0,          # Decides cues that are drawn at random
     px=112,          # Side of a picture on the sheet, pixels
-    tasks=task_names # Splits to show
+    tasks=task_names,# Splits to show
+    sketch=sketchify # As `evaluate_tasks`
 )->Image.Image: # A group of rows for each test: sketch, cue, what each painter made of it, color
     "Lay out what painters do on the three tests"
     groups = []
     for t in tasks:
-        pages = [paint_page(paints, file, cue, k) for file,k in _seeded(path, t, n, seed)]
+        pages = [paint_page(paints, color, cue, k, ink) for _,color,ink,k in _tests(path, t, n, seed, sketch)]
         if pages: groups.append(page_sheet(*zip(*[p.values() for p in pages]), titles=[f'{t} test', *list(pages[0])[1:]], px=px))
     if not groups: raise ValueError(f"expected pictures for a test of {tuple(tasks)} in {str(path)!r}, got none")
     sheet,y = Image.new('RGB', (groups[0].width, sum(g.height for g in groups)+8*(len(groups)-1)), 'white'),0
@@ -167,7 +172,7 @@ def task_sheet(
 def show_tasks(
     *args,   # `paints` and `path`, as `task_sheet`
     alt='Pictures of the three tests in groups: sketch, cue, painters, truth', # A sentence for readers who cannot see the figure
-    **kwargs # `cue`, `n`, `seed`, `px` and `tasks` of `task_sheet`
+    **kwargs # The rest of `task_sheet`
 ):
     "Display a `task_sheet` in the notebook"
     from IPython.display import Image as Shown,display
