@@ -173,6 +173,14 @@ def test_search_that_fails_in_the_middle_keeps_what_is_there(server, tmp_path):
     with pytest.raises(NotFetched, match='503, 5 times'): download(posts(), tmp_path/'a', 1, progress=False)
     assert len(lines(tmp_path/'a'))==5
 
+def test_a_booru_that_shuts_the_door_in_the_middle(tmp_path):
+    "The second page is refused: the error is the booru's, not the disk's"
+    with EmbeddedBooru(None, n=450, draw=tiny, mixed=False) as server:
+        posts = iter(booru(server).search()); some = [next(posts) for _ in range(150)]
+        server.misbehave('403', where='/posts.json')
+        with pytest.raises(PermissionError, match='set user_agent'): download(posts, tmp_path/'a', progress=False)
+        assert len(lines(tmp_path/'a'))>=40
+
 def test_never_read_far_ahead(server, tmp_path):
     "An endless iterable, four threads, stopped after 20 pictures"
     post,read = next(iter(booru(server).search())),count()

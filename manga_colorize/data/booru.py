@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['kinds', 'ratings', 'Post', 'rating_letters', 'Search', 'Booru', 'manga_download', 'download', 'EmbeddedBooru']
 
-# %% ../../nbs/data/04c_booru.ipynb #64ec176b
+# %% ../../nbs/data/04c_booru.ipynb #8f6c116c
 import json,re,sys
 from collections import Counter
 from dataclasses import dataclass,field
 from io import BytesIO
 from urllib.parse import urlencode
 
+from fastcore.basics import patch
 from fastcore.script import call_parse
 from PIL import Image
 from .download import download,fetch_picture
@@ -114,7 +115,7 @@ class Search:
 
     def __repr__(self): return f'Search({self.query!r}, n={self.n})'
 
-# %% ../../nbs/data/04c_booru.ipynb #c25687b3
+# %% ../../nbs/data/04c_booru.ipynb #70254232
 def _says(a):
     "The message in an error of the booru"
     try: return str(json.loads(a.body)['message'])[:300]
@@ -152,35 +153,48 @@ class Booru:
     def __exit__(self, *args): self.close()
     def __repr__(self): return f"Booru({self.url!r}, rate={self.door.pace.rate}{f', login={self.login!r}' if self.login else ''})"
 
-    def fetch(self, url, limit=50_000_000, stop=None):
-        "Fetch a file: an `Answer` of at most `limit` bytes, or `NotFetched`"
+    def fetch(self,
+        url:str,              # Absolute, or on the booru
+        limit:int=50_000_000, # Most bytes to accept
+        stop=None             # `threading.Event` that ends all waiting; None to wait
+    ): # An `Answer` with status, headers and body
+        "Fetch a file; `NotFetched` if that fails or is not allowed"
         return self.door.get(url, limit, stop)
 
-    def ask(self, path, **params):
+    def ask(self,
+        path:str, # Such as posts.json
+        **params  # The query
+    ): # What the booru says
         "Ask for JSON, with an error that says what to do about it"
         a = self.door.get(f'{path}?{urlencode(params)}')
         if a.status!=200: raise _refusal(a, self.url)
         try: return json.loads(a.body)
         except ValueError: raise NotFetched(f"expected JSON from {self.url}, got {'a web page' if b'<' in a.body[:100] else 'something else'}: it may ask for a user_agent that names you") from None
 
-# %% ../../nbs/data/04c_booru.ipynb #a45d46a2
-def _query(self, tags, rating):
-    "The query for `tags` and `rating`; `ValueError` if the booru would refuse it"
+# %% ../../nbs/data/04c_booru.ipynb #687ebd6c
+@patch
+def query(self:Booru,
+    tags:str,        # Tags with spaces between
+    rating='general' # As `rating_letters`
+)->str: # What is sent
+    "Put `tags` and `rating` together; `ValueError` if the booru would refuse them"
     terms,letters = tags.split(),rating_letters(rating)
     if any(t.lstrip('-~').lower().startswith('rating:') for t in terms): raise ValueError(f"expected the rating as an argument, rating='sensitive' for example, got it in the tags {tags!r}")
     if count_terms(tags)>2 and not self.login: raise ValueError(f"expected at most 2 tags for a visitor, got {count_terms(tags)} in {tags!r}: leave some out, or give login and api_key of an account that may use more")
     return ' '.join(terms + ([f"rating:{','.join(letters)}"] if rating is not None else []))
 
-def _count(self,
+@patch
+def count(self:Booru,
     tags:str='',     # Tags with spaces between
     rating='general' # As `search`
 )->int: # Posts that fit, deleted ones aside; None if the booru does not know
     "Count posts"
-    d = self.ask('counts/posts.json', tags=_query(self, tags, rating))
+    d = self.ask('counts/posts.json', tags=self.query(tags, rating))
     if not isinstance(d,dict) or not isinstance(d.get('counts'),dict): raise NotFetched(f"expected counts from {self.url}, got {str(d)[:80]}")
     return d['counts'].get('posts')
 
-def _search(self,
+@patch
+def search(self:Booru,
     tags:str='',     # Tags with spaces between; without a login at most two that count
     n:int=None,      # Posts at most; None for all
     rating='general' # 'general', 'sensitive', 'questionable', 'explicit', several of them, or None for all
@@ -188,9 +202,7 @@ def _search(self,
     "Look for pictures"
     return Search(self, tags, n, rating)
 
-Booru.query,Booru.count,Booru.search = _query,_count,_search
-
-# %% ../../nbs/data/04c_booru.ipynb #0f5e5d58
+# %% ../../nbs/data/04c_booru.ipynb #590ee96d
 def _run(booru, tags, dst, n, rating, workers):
     "Download, print the report, fail if there is nothing to show"
     with booru: report = download(booru.search(tags, n, rating), dst, workers, progress=sys.stdout.isatty())
@@ -218,5 +230,4 @@ def manga_download(
         if url!='world': return ask(url)
         from manga_colorize.data.world import World
         with EmbeddedBooru(World(seed=0), n=10*n+50, users={login:key}) as server: ask(server.url, name='world', timeout=120.)
-    except KeyboardInterrupt: raise SystemExit('manga-download: stopped; the same command goes on where it ended')
-    except (ValueError,OSError) as e: raise SystemExit(f'manga-download: {e}')
+    except (ValueError,OSError) as e: raise SystemExit(f'manga-dataset download: {e}')

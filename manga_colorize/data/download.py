@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['check_picture', 'manifest_line', 'Manifest', 'Downloaded', 'in_threads', 'fetch_picture', 'download']
 
-# %% ../../nbs/data/04b_download.ipynb #66a11813
+# %% ../../nbs/data/04b_download.ipynb #64576393
 import hashlib,json,re,threading,time,warnings
+from contextlib import contextmanager
 from dataclasses import dataclass,field
 from datetime import date
 from io import BytesIO
@@ -181,7 +182,7 @@ def in_threads(
         stop.set(); until = time.monotonic()+1
         for t in threads: t.join(max(0, until-time.monotonic()))
 
-# %% ../../nbs/data/04b_download.ipynb #02dc7c51
+# %% ../../nbs/data/04b_download.ipynb #af8f8e9b
 def fetch_picture(
     post,                 # A `Post`
     max_bytes=50_000_000, # Largest file to accept
@@ -194,15 +195,22 @@ def fetch_picture(
     if a.headers.get('content-type','').startswith('text/html'): raise NotFetched('a web page in place of a picture')
     return a.body,*check_picture(a.body, post.md5)
 
+@contextmanager
+def _writing(dst):
+    "Say what an error of the disk means"
+    try: yield
+    except OSError as e: raise OSError(e.errno, f"cannot write in {str(dst)!r}: {e.strerror or e}. What is finished is kept; mend it and run the same again") from e
+
 def _one_post(post, manifest, name, max_bytes, stop):
     "Fetch a post unless it is there: id, and None for new, '' for there, or why not"
     if isinstance(post.id,bool) or not isinstance(post.id,int) or post.id<0: return post.id,'no number'
     if post.booru.name!=name: return post.id,'from another booru'
-    if manifest.has(post): return post.id,''
+    with _writing(manifest.path.parent):
+        if manifest.has(post): return post.id,''
     try: found = fetch_picture(post, max_bytes, stop)
     except NotFetched as e: return post.id,str(e)
     if stop.is_set(): raise Stopped('stopped')
-    manifest.add(post, *found)
+    with _writing(manifest.path.parent): manifest.add(post, *found)
     return post.id,None
 
 def _once_each(posts):
@@ -211,7 +219,7 @@ def _once_each(posts):
     for p in posts:
         if p.id not in seen: seen.add(p.id); yield p
 
-# %% ../../nbs/data/04b_download.ipynb #521d18ee
+# %% ../../nbs/data/04b_download.ipynb #948f1bb8
 def _bar(results, posts, progress):
     total = getattr(posts,'n',None) or (len(posts) if hasattr(posts,'__len__') else None)
     if not progress or not total: return results
@@ -239,13 +247,10 @@ def download(
     first = next(it, None)
     asked = _asked(posts, first)
     report = Downloaded(dst)
-    try:
-        _claim(dst, asked); manifest = Manifest(dst)
-        work = lambda p: _one_post(p, manifest, asked['booru'], max_bytes, stop)
-        for i,why in _bar(in_threads(work, _once_each(chain([first] if first else [], it)), n_workers, stop), posts, progress):
-            if why: report.failed.append((i,why))
-            elif why is None: report.new += 1
-            else: report.there += 1
-        return _finish(report, manifest, posts)
-    except NotFetched: raise
-    except OSError as e: raise OSError(e.errno, f"cannot write in {str(dst)!r}: {e.strerror or e}. What is finished is kept; mend it and run the same again") from e
+    with _writing(dst): _claim(dst, asked); manifest = Manifest(dst)
+    work = lambda p: _one_post(p, manifest, asked['booru'], max_bytes, stop)
+    for i,why in _bar(in_threads(work, _once_each(chain([first] if first else [], it)), n_workers, stop), posts, progress):
+        if why: report.failed.append((i,why))
+        elif why is None: report.new += 1
+        else: report.there += 1
+    with _writing(dst): return _finish(report, manifest, posts)

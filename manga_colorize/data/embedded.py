@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['free_metatags', 'Stock', 'count_terms', 'Reply', 'EmbeddedBooru']
 
-# %% ../../nbs/data/04a_embedded.ipynb #81f808ed
+# %% ../../nbs/data/04a_embedded.ipynb #61af40b5
 import base64,hashlib,json,re,socketserver,threading,time
 from dataclasses import dataclass,field,replace
 from datetime import datetime,timedelta,timezone
@@ -15,7 +15,7 @@ from io import BytesIO
 from itertools import islice
 from urllib.parse import parse_qs,urlsplit
 
-from fastcore.basics import store_attr
+from fastcore.basics import patch,store_attr
 from PIL import Image
 
 # %% ../../nbs/data/04a_embedded.ipynb #e19c9f5c
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection: self.send_header('Connection', 'close')
         self.end_headers(); self.wfile.write(r.body)
 
-# %% ../../nbs/data/04a_embedded.ipynb #439464d0
+# %% ../../nbs/data/04a_embedded.ipynb #0147a17c
 class EmbeddedBooru:
     "A booru on this machine that answers like Danbooru"
     def __init__(self,
@@ -209,7 +209,10 @@ class EmbeddedBooru:
         if kind not in _troubles and not re.fullmatch('[45]..', kind): raise ValueError(f"expected one of {list(_troubles)} or an HTTP error, got {kind!r}")
         with self.lock: self.troubles.append([times, where, partial(_troubles.get(kind) or (lambda r,to,s: _errors.get(int(kind), Reply(int(kind)))), to=to, s=seconds)])
 
-    def reply(self, path, headers):
+    def reply(self,
+        path:str, # With its query
+        headers   # Of the request
+    )->Reply: # As it will be sent
         "Answer a request, or spoil the answer, and write it down"
         at = time.perf_counter()-self.start
         try: r = self.serve(path, headers)
@@ -260,9 +263,13 @@ def _file(self, name):
     ext = self.stock.facts(i)['file_ext']
     return Reply(200, self.stock.file(i)[0], 'video/mp4' if ext=='mp4' else f"image/{ext.replace('jpg','jpeg')}")
 
-# %% ../../nbs/data/04a_embedded.ipynb #cfe9173c
-def _serve(self, path, headers):
-    "The right answer to a request"
+# %% ../../nbs/data/04a_embedded.ipynb #18ef4fdb
+@patch
+def serve(self:EmbeddedBooru,
+    path:str, # With its query
+    headers   # Of the request
+)->Reply: # As it should be
+    "Answer a request rightly"
     url = urlsplit(path); query = {k:v[-1] for k,v in parse_qs(url.query, keep_blank_values=True).items()}
     if url.path.startswith('/data/'): return _file(self, url.path[6:])
     who = _login(headers, query)
@@ -273,5 +280,3 @@ def _serve(self, path, headers):
     if url.path=='/counts/posts.json': return _json(dict(counts=dict(posts=sum(1 for _ in _search(self, tags)))))
     m = re.fullmatch(r'/posts/(\d{1,12})\.json', url.path)
     return _json(self.stock.row(int(m[1]), self.url)) if m and 1<=int(m[1])<=self.n else _errors[404]
-
-EmbeddedBooru.serve = _serve

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['agent', 'NotFetched', 'Stopped', 'Pace', 'retry_after', 'is_public', 'Answer', 'Polite']
 
-# %% ../../nbs/data/04aa_polite.ipynb #c879eab8
+# %% ../../nbs/data/04aa_polite.ipynb #ae4c02de
 import ipaddress,socket,threading,time
 from collections import deque
 from contextlib import closing,contextmanager
@@ -16,6 +16,7 @@ from http import HTTPStatus
 from urllib.request import getproxies,proxy_bypass
 
 import httpx
+from fastcore.basics import patch
 from .. import __version__
 
 # %% ../../nbs/data/04aa_polite.ipynb #5d629185
@@ -95,7 +96,7 @@ def _addresses(host, port): return {a[4][0] for a in socket.getaddrinfo(host, po
 def _by_proxy(u): return bool(getproxies().get(u.scheme) or getproxies().get('all')) and not proxy_bypass(u.host)
 def _origin(u): return u.scheme,u.raw_host.decode().lower(),u.port or dict(http=80,https=443).get(u.scheme)
 
-# %% ../../nbs/data/04aa_polite.ipynb #1018cec7
+# %% ../../nbs/data/04aa_polite.ipynb #75fa9c38
 @dataclass(frozen=True)
 class Answer:
     "What came back"
@@ -133,8 +134,10 @@ class Polite:
         "Close all connections"
         self.client.close()
 
-    def allow(self, url):
-        "Check an address, absolute or on the server; `NotFetched` if we should not go there"
+    def allow(self,
+        url:str # Absolute, or on the server
+    )->httpx.URL: # The whole address
+        "Check an address; `NotFetched` if we should not go there"
         try: u = self.url.join(url)
         except (httpx.InvalidURL,ValueError,TypeError): raise NotFetched(f'not an address: {str(url)[:80]!r}') from None
         scheme,host,port = _origin(u)
@@ -183,7 +186,7 @@ def _follow(self, u, limit, stop):
         u = self.allow(str(u.join(a.headers['location'])))
     raise NotFetched('more than 3 redirects')
 
-# %% ../../nbs/data/04aa_polite.ipynb #849aaff7
+# %% ../../nbs/data/04aa_polite.ipynb #b8c52d00
 _passing = {408,425,429,500,502,503,504,520,521,522,523,524}
 
 def _nap(seconds, stop):
@@ -204,8 +207,13 @@ def _wait(self, k, status, after, stop):
     if status==429 or after is not None: self.pace.pause(seconds)
     else: _nap(seconds, stop)
 
-def _get(self, url, limit=20_000_000, stop=None):
-    "Fetch `url`: an `Answer` of at most `limit` bytes, or `NotFetched`"
+@patch
+def get(self:Polite,
+    url:str,              # Absolute, or on the server
+    limit:int=20_000_000, # Most bytes to accept
+    stop=None             # `threading.Event` that ends all waiting with `Stopped`; None to wait
+)->Answer: # Whatever its status, if asking again would not help
+    "Fetch `url`; `NotFetched` after `tries` failures, or at once if it must not be fetched"
     for k in range(self.tries):
         after = None
         try:
@@ -215,5 +223,3 @@ def _get(self, url, limit=20_000_000, stop=None):
         except (httpx.RequestError,socket.gaierror) as e: failure = e
         if k+1<self.tries: _wait(self, k, failure, after, stop)
     raise NotFetched(f"{_why(failure)}, {self.tries} {'times' if self.tries>1 else 'time'}")
-
-Polite.get = _get
