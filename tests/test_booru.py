@@ -207,3 +207,13 @@ def test_command(tmp_path, capsys):
 def test_command_against_a_booru(server, tmp_path, capsys):
     manga_download(server.url, '1girl', str(tmp_path/'a'), n=4, rate=100., rating='general,sensitive', login='mia', key='key', media='')
     assert len(list((tmp_path/'a'/'images').iterdir()))==4 and capsys.readouterr().err==''
+
+def test_command_takes_the_key_from_the_environment(server, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match='both login and api_key'): manga_download(server.url, '1girl', str(tmp_path/'a'), n=1, login='mia')
+    monkeypatch.setenv('MANGA_BOORU_KEY', 'key')
+    manga_download(server.url, '1girl original number_8', str(tmp_path/'a'), n=1, rate=100., login='mia')
+    assert [p.name for p in (tmp_path/'a'/'images').iterdir()]==['8.png']
+
+def test_errors_name_the_booru(server):
+    server.close()
+    with pytest.raises(NotFetched, match=server.url): booru(server, tries=1).count()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kinds', 'ratings', 'Post', 'rating_letters', 'Search', 'Booru', 'manga_download', 'download', 'EmbeddedBooru']
 
-# %% ../../nbs/data/04c_booru.ipynb #8f6c116c
-import json,re,sys
+# %% ../../nbs/data/04c_booru.ipynb #77a05c54
+import json,os,re,sys
 from collections import Counter
 from dataclasses import dataclass,field
 from io import BytesIO
@@ -115,7 +115,7 @@ class Search:
 
     def __repr__(self): return f'Search({self.query!r}, n={self.n})'
 
-# %% ../../nbs/data/04c_booru.ipynb #70254232
+# %% ../../nbs/data/04c_booru.ipynb #357fb43e
 def _says(a):
     "The message in an error of the booru"
     try: return str(json.loads(a.body)['message'])[:300]
@@ -166,7 +166,8 @@ class Booru:
         **params  # The query
     ): # What the booru says
         "Ask for JSON, with an error that says what to do about it"
-        a = self.door.get(f'{path}?{urlencode(params)}')
+        try: a = self.door.get(f'{path}?{urlencode(params)}')
+        except NotFetched as e: raise NotFetched(f'{self.url}: {e}') from None
         if a.status!=200: raise _refusal(a, self.url)
         try: return json.loads(a.body)
         except ValueError: raise NotFetched(f"expected JSON from {self.url}, got {'a web page' if b'<' in a.body[:100] else 'something else'}: it may ask for a user_agent that names you") from None
@@ -202,12 +203,12 @@ def search(self:Booru,
     "Look for pictures"
     return Search(self, tags, n, rating)
 
-# %% ../../nbs/data/04c_booru.ipynb #590ee96d
+# %% ../../nbs/data/04c_booru.ipynb #6a0170c9
 def _run(booru, tags, dst, n, rating, workers):
     "Download, print the report, fail if there is nothing to show"
     with booru: report = download(booru.search(tags, n, rating), dst, workers, progress=sys.stdout.isatty())
     if not report.new+report.there: raise ValueError("nothing was downloaded: " + ('every picture failed, see failed.jsonl' if report.failed else f'no post fits {tags!r}'))
-    print(report)
+    print('\n'*sys.stdout.isatty() + str(report))
 
 @call_parse
 def manga_download(
@@ -218,12 +219,13 @@ def manga_download(
     rating:str='general',   # general, sensitive, questionable or explicit, several with commas; any for all
     rate:float=2.,          # Requests a second
     login:str=None,         # Name of your account
-    key:str=None,           # API key of your account
+    key:str=None,           # API key of your account; safer in the environment variable MANGA_BOORU_KEY
     workers:int=4,          # Threads; they share the rate
     agent:str=agent,        # Who you are and how to reach you
     media:str='cdn.donmai.us' # Further hosts that may serve the pictures, with commas between
 ):
     "Fetch pictures from a booru, politely, with a manifest of their tags, artists and sources"
+    if login and key is None: key = os.environ.get('MANGA_BOORU_KEY')
     rating = None if rating=='any' else rating.split(',') if ',' in rating else rating
     ask = lambda url, **kw: _run(Booru(url, login, key, agent, rate, [m for m in media.split(',') if m], **kw), tags, dst, n, rating, workers)
     try:
