@@ -49,7 +49,7 @@ def build(
     report = build_dataset(src, dst, size, complexity, n, seed, valid, scenes, workers, count, cast, tests, client=cluster, work=work)
     print(('\n' if count.live else '')+str(report))
 
-# %% ../../nbs/data/06g_commands.ipynb #b74312a0
+# %% ../../nbs/data/06g_commands.ipynb #8cafa87f
 def check(
     path:str,    # A data set, or any folder with a folder for each split; a URL will do
     radius:int=6 # Differing bits of 64 up to which two pictures count as near-duplicates
@@ -68,7 +68,7 @@ def show(
     some = [read_image(Path(path)/rows[i]['file_name']) for i in evenly(len(rows), n)]
     sheet = page_sheet([sketchify(a) for a in some], [blur_cue(a) for a in some], some, titles=('sketch','cue','color'))
     with atomic_path(out) as tmp: tmp.write_bytes(jpeg_bytes(sheet))
-    print(f'{len(rows):,} pictures, {len(some)} of them in {out}')
+    print(f'{len(rows):,} pictures, {len(some)} of them in {Path(out).name}')
 
 # %% ../../nbs/data/06g_commands.ipynb #d341fc39
 words = dict(download=manga_download.__wrapped__, build=build, audit=check, show=show)

@@ -204,7 +204,7 @@ def _learner(dataset, files, s):
 def manga_train(
     dataset:str,          # Folder that manga-dataset made
     out:str='painter',    # Folder for the model and its checkpoint
-    cue:str=None,         # What the painter is told: blur or none; blur by default
+    cue:str=None,         # What the painter is told: blur, none, erased, point, patch, stroke or mixed; blur by default
     epochs:int=None,      # Passes over the data, the second half of them at a falling rate
     bs:int=None,          # Pictures in a batch
     ngf:int=None,         # Filters of the first layer
