@@ -59,7 +59,7 @@ def test_no_post_twice_while_300_more_arrive(server):
         if len(ids)%10==0 and server.n<550: server.n += 20
     assert ids==expected(server, n=250) and server.n==550
 
-@pytest.mark.parametrize('rows', [[], [[]], [[{'id':3}]]*9, [['x',None,{'id':'5'},{'id':True},{'id':-1}]], [[{'id':5,'md5':'../../x','file_url':'/a'}]], [{'id':3}]], ids=str)
+@pytest.mark.parametrize('rows', [[], [[]], [[{'id':3}]]*9, [['x',None,{'id':'5'},{'id':True},{'id':-1}]], [[{'id':5,'md5':'../../x','file_url':'/a'}]]], ids=str)
 def test_strange_pages_end_the_search(server, rows):
     b,pages = booru(server),iter(rows)
     b.ask = lambda *a, **k: next(pages, [])
@@ -217,3 +217,9 @@ def test_command_takes_the_key_from_the_environment(server, tmp_path, monkeypatc
 def test_errors_name_the_booru(server):
     server.close()
     with pytest.raises(NotFetched, match=server.url): booru(server, tries=1).count()
+
+@pytest.mark.parametrize('body', [b'{"success":false,"message":"odd"}', b'7', b'"x"', b'['*100_000, b'\xff', b'1'*5000], ids=lambda b: repr(b[:9]))
+def test_strange_json_is_named(monkeypatch, body):
+    b = transport(monkeypatch, Booru('https://booru.test', rate=None, tries=1), lambda r: ok(body))
+    with pytest.raises(NotFetched, match='expected (JSON|a list of posts) from https://booru.test'): list(b.search())
+    with pytest.raises(NotFetched, match='expected (JSON|counts) from https://booru.test'): b.count()

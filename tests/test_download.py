@@ -272,19 +272,19 @@ posix = pytest.mark.skipif(not hasattr(os,'fork'), reason='needs fork')
 def test_20_kills_at_random_moments(tmp_path):
     "kill -9, again and again: the folder equals an unbroken one, no finished picture is asked for twice"
     rng,kills,codes = random.Random(0),0,[]
-    with EmbeddedBooru(None, n=700, draw=tiny, mixed=False) as server:
-        fetch(server, tmp_path/'quiet', 700, 8)
+    with EmbeddedBooru(None, n=800, draw=tiny, mixed=False) as server:
+        fetch(server, tmp_path/'quiet', 800, 8)
         server.misbehave('slow', times=10**9, seconds=.04)
-        with Nursery(server.url, tmp_path/'a', 700) as nursery:
+        with Nursery(server.url, tmp_path/'a', 800) as nursery:
             while kills<20:
                 finished,k = {int(p.stem) for p in tmp_path.glob('a/images/[0-9]*')},len(server.log)
-                pid = nursery.start(); time.sleep(rng.uniform(.02,.3)); os.kill(pid, signal.SIGKILL); codes.append(nursery.end()); kills += codes[-1]==-9
+                pid = nursery.start(); time.sleep(rng.uniform(.05,.4)); os.kill(pid, signal.SIGKILL); codes.append(nursery.end()); kills += codes[-1]==-9
                 assert not finished & set(asked(server, k)), 'a finished picture was asked for again'
-                assert all(int(p.stem)<=700 and p.read_bytes()==tiny(int(p.stem)-1) for p in tmp_path.glob('a/images/[0-9]*')), 'a half-written picture'
+                assert all(int(p.stem)<=800 and p.read_bytes()==tiny(int(p.stem)-1) for p in tmp_path.glob('a/images/[0-9]*')), 'a half-written picture'
                 assert codes[-1]==-9, 'the download was done before it could be killed 20 times'
             server.troubles.clear(); left = len(list(tmp_path.glob('a/images/[0-9]*'))); nursery.start(); assert nursery.end()==0
-    print(f'{kills} kills, {left} of 700 pictures were there after the last')
-    assert left<700 and contents(tmp_path/'a')==contents(tmp_path/'quiet')
+    print(f'{kills} kills, {left} of 800 pictures were there after the last')
+    assert left<800 and contents(tmp_path/'a')==contents(tmp_path/'quiet')
 
 @posix
 def test_ctrl_c_stops_quickly_and_keeps_what_is_finished(tmp_path):

@@ -75,7 +75,7 @@ def rating_letters(
     if not names or not set(names)<=set(ratings): raise ValueError(f"expected a rating of {list(ratings)}, or None for all, got {rating!r}")
     return [ratings[n] for n in names]
 
-# %% ../../nbs/data/04c_booru.ipynb #13ad4f50
+# %% ../../nbs/data/04c_booru.ipynb #61492c4f
 _fields = ','.join(['id','md5','file_url','file_ext','file_size','image_width','image_height','rating','source','score','is_deleted','is_banned',*(f'tag_string_{k}' for k in kinds)])
 
 class Search:
@@ -98,8 +98,8 @@ class Search:
         "Rows of JSON, newest first, each once"
         last,left = None,self.n
         while rows := self.booru.ask('posts.json', tags=self.query, limit=200 if self.n is None else min(200, self.n+20), only=_fields, **({} if last is None else dict(page=f'b{last}'))):
-            rows = [r for r in rows if isinstance(r,dict)]
-            new = [r for r in rows if isinstance(r.get('id'),int) and (last is None or r['id']<last)]
+            if not isinstance(rows,list): raise NotFetched(f"expected a list of posts from {self.booru.url}, got {str(rows)[:80]}")
+            new = [r for r in rows if isinstance(r,dict) and isinstance(r.get('id'),int) and (last is None or r['id']<last)]
             if not new: return
             yield from sorted(new, key=lambda r: -r['id'])
             last = min(r['id'] for r in new)
@@ -115,7 +115,7 @@ class Search:
 
     def __repr__(self): return f'Search({self.query!r}, n={self.n})'
 
-# %% ../../nbs/data/04c_booru.ipynb #357fb43e
+# %% ../../nbs/data/04c_booru.ipynb #92c7fad9
 def _says(a):
     "The message in an error of the booru"
     try: return str(json.loads(a.body)['message'])[:300]
@@ -170,7 +170,7 @@ class Booru:
         except NotFetched as e: raise NotFetched(f'{self.url}: {e}') from None
         if a.status!=200: raise _refusal(a, self.url)
         try: return json.loads(a.body)
-        except ValueError: raise NotFetched(f"expected JSON from {self.url}, got {'a web page' if b'<' in a.body[:100] else 'something else'}: it may ask for a user_agent that names you") from None
+        except (ValueError,RecursionError): raise NotFetched(f"expected JSON from {self.url}, got {'a web page' if b'<' in a.body[:100] else 'something else'}: it may ask for a user_agent that names you") from None
 
 # %% ../../nbs/data/04c_booru.ipynb #687ebd6c
 @patch
