@@ -23,7 +23,7 @@ def _json(line):
 def plain_text(
     x # Anything
 )->str: # Text that UTF-8 can hold
-    "Turn a field into text that can be stored"
+    "Turn `x` into text that can be stored"
     return str(x).encode('utf-8','replace').decode()
 
 def _tidy(path):
@@ -33,7 +33,7 @@ def _tidy(path):
 def inside(
     path # As metadata has it, below a folder; both '/' and '\' may separate its parts
 )->str: # The same, tidy
-    "Check that a path stays in its folder; `Refused` if not"
+    "Check that `path` stays in its folder; `Refused` if not"
     p = _tidy(path)
     if '\0' in p or p in ('.','..') or p.startswith(('/','../')) or re.match('[A-Za-z]:', p): raise Refused('outside the folder')
     return p
@@ -42,7 +42,7 @@ def inside(
 def as_list(
     x # A list, a string of tags, or None
 )->list: # Tags; whole numbers stay numbers
-    "Read tags however they are written"
+    "Read the tags in `x`, however they are written"
     if isinstance(x, str):
         try: x = json.loads(x) if x[:1]=='[' else x.split(',' if ',' in x else None)
         except ValueError: x = [x]
@@ -57,7 +57,18 @@ def known_facts(
 
 # %% ../../nbs/data/05ca_lists.ipynb #sf000010
 class Listed(Folder):
-    "A folder with lists of what its pictures show; a class for each layout adds `rows` and `picture`"
+    "A folder with lists of what its pictures show; a class for each layout says what `rows` there are, and what `picture` each describes"
+    def rows(self): # Yields a place such as 'manifest.jsonl:3' and a dict, or None for a damaged line
+        "Read all lists"
+        raise NotImplementedError
+
+    def picture(self,
+        place, # Of the line
+        d      # What it holds
+    )->tuple: # Path and known facts; None leaves the picture out
+        "Find the picture that a line describes; any `KeyError`, `TypeError`, `ValueError` or `AttributeError` means a damaged line"
+        raise NotImplementedError
+
     def lines(self,
         path # Of a file with a JSON object in each line
     ): # Yields 'path:number' and a dict, or None for a damaged line
@@ -71,7 +82,7 @@ class Listed(Folder):
     def has(self,
         path # Below the folder
     )->bool:
-        "Is there such a file?"
+        "Is there a file or folder at `path`?"
         if self.is_local: return (self.path/path).exists()
         fs,root = self._fs()
         return fs.exists(f'{root}/{path}')
@@ -89,7 +100,7 @@ class Listed(Folder):
         key,      # Of a picture
         size=None # As in `read_color`
     )->np.ndarray: # RGB uint8 (H, W, 3)
-        "Read a picture; `Refused` if it cannot be, or its line is damaged or leads out of the folder"
+        "Read the picture of `key`; `Refused` if it cannot be, or its line is damaged or leads out of the folder"
         if re.search(r'\.(jsonl?|csv):\d+$', key): raise Refused('damaged line')
         inside(key_file(key))
         return super().read(key, size)
@@ -119,7 +130,7 @@ def own_sketch(
     color, # RGB uint8 (H, W, 3)
     sketch # RGB uint8, of the same proportions
 )->np.ndarray: # uint8 (H, W)
-    "Bring the sketch that came with a picture to the picture's size; `Refused` if its shape is another"
+    "Bring the `sketch` that came with a picture to the size of `color`; `Refused` if its proportions are others"
     (h,w),(sh,sw) = color.shape[:2],sketch.shape[:2]
     if abs(w*sh-h*sw)>2*max(h,w,sh,sw): raise Refused('sketch of another shape')
     grey = cv2.cvtColor(sketch, cv2.COLOR_RGB2GRAY)
@@ -149,7 +160,10 @@ class HuggingFaceFolder(Listed):
             tags=as_list(d.get('tags')), characters=as_list(d.get('characters', d.get('character'))), artist=d.get('artist'),
             style=d.get('style'), rating=d.get('rating'), license=d.get('license'), url=d.get('url'))
 
-    def load(self, key, size):
-        "The picture, and its `sketch` if there is one of the same name below sketches/, as in our own data sets"
+    def load(self,
+        key, # Of a picture
+        size # Shorter side wanted, pixels
+    )->tuple: # RGB uint8 (H, W, 3); and a dict, with the `sketch`, uint8 (H, W), if one of that name lies in sketches/
+        "Read the picture of `key`, and its own sketch, as our data sets have it"
         color,sketch = self.read(key, size),f'sketches/{key}'
         return color,dict(sketch=own_sketch(color, self.read(sketch))) if self.has(sketch) else {}

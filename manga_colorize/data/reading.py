@@ -46,7 +46,7 @@ def _path_bytes(path):
 def file_bytes(
     file # Path, bytes, or a binary file
 )->bytes: # At least one
-    "Read a whole file; `Refused` if it is missing, locked, empty or too large"
+    "Read all of `file`; `Refused` if it is missing, locked, empty or too large"
     if isinstance(file, (bytes,bytearray,memoryview)): data = bytes(file)
     else: data = _path_bytes(file) if isinstance(file, (str,os.PathLike)) else file.read(max_bytes+1)
     if not data: raise Refused('empty file')
@@ -88,7 +88,7 @@ def read_color(
     file,         # Path, bytes, or a binary file
     size:int=None # Shorter side wanted later, pixels: a JPEG may then come smaller, but not below twice that; None for full size
 )->np.ndarray: # RGB uint8 (H, W, 3)
-    "Read a picture upright and without transparency; `Refused` with the reason if that cannot be done"
+    "Read `file` upright and without transparency, little larger than `size` needs; `Refused` with the reason if that cannot be done"
     data = file_bytes(file)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -112,7 +112,7 @@ def square_window(
     color,        # RGB uint8 (H, W, 3)
     crop='middle' # 'middle', or 'busy' for the part with the most detail
 )->tuple: # x, y and side of a square as large as the picture allows, pixels
-    "Choose the square to keep"
+    "Choose the square of `color` to keep"
     if crop not in ('middle','busy'): raise ValueError(f"expected a crop of 'middle' or 'busy', got {crop!r}")
     h,w = color.shape[:2]; side = min(h,w)
     if crop=='middle' or h==w: return (w-side)//2,(h-side)//2,side
@@ -124,7 +124,7 @@ def cut_square(
     window,      # What `square_window` gave
     size:int=256 # Side of the result, pixels
 )->np.ndarray: # uint8 (size, size, 3), or (size, size)
-    "Cut a square out of a picture and resize it"
+    "Cut `window` out of `picture` and resize it to `size`"
     x,y,side = window; square = picture[y:y+side,x:x+side]
     return square if side==size else cv2.resize(square, (size,size), interpolation=cv2.INTER_AREA if side>size else cv2.INTER_CUBIC)
 
@@ -134,6 +134,6 @@ def fit(
     size:int=256, # Side of the result, pixels
     crop='middle' # As in `square_window`
 )->np.ndarray: # RGB uint8 (size, size, 3)
-    "Resize the shorter side to `size` and cut out a square; `Refused` if it is below half of `size`"
+    "Cut a square out of `color` and resize it to `size`; `Refused` if the shorter side is below half of `size`"
     if min(color.shape[:2])<size/2: raise Refused('too small')
     return cut_square(color, square_window(color, crop), size)

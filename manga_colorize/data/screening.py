@@ -36,7 +36,7 @@ def screen_shape(
     size:int,         # Side of the square it shall become, pixels
     screens=Screens() # The rules
 ):
-    "Refuse a picture that is too small or too narrow"
+    "Refuse a picture of `h` times `w` pixels that is too small or too narrow"
     if min(h,w)<(size/2 if screens.min_side is None else screens.min_side): raise Refused('too small')
     if max(h,w)>screens.max_aspect*min(h,w): raise Refused('too narrow')
 
@@ -44,7 +44,7 @@ def screen_shape(
 def colour_share(
     color # RGB uint8 (H, W, 3)
 )->float: # 0 to 1
-    "Measure the share of pixels whose channels are more than 16 levels apart"
+    "Measure the share of pixels of `color` whose channels are more than 16 levels apart"
     r,g,b = cv2.split(color)
     return float((cv2.max(cv2.max(r,g),b)-cv2.min(cv2.min(r,g),b)>16).mean())
 
@@ -52,7 +52,7 @@ def colour_share(
 def colourfulness(
     color # RGB uint8 (H, W, 3)
 )->float: # 0 for grey; people call 15 slightly, 45 averagely and 82 highly colourful
-    "Measure how colourful a picture is (Hasler and Süsstrunk 2003)"
+    "Measure how colourful `color` is (Hasler and Süsstrunk 2003)"
     r,g,b = cv2.split(color.astype(np.float32))
     stats = [cv2.meanStdDev(x) for x in (r-g, (r+g)/2-b)]
     mean,std = [float(np.hypot(*(s[k].item() for s in stats))) for k in (0,1)]
@@ -63,7 +63,7 @@ def screen_color(
     color,            # RGB uint8 (H, W, 3), at its final size
     screens=Screens() # The rules
 )->dict: # `complexity` in per cent, and `colourfulness`
-    "Measure a picture; `Refused` if it has no colour or its sketch is too complex"
+    "Measure `color`; `Refused` if it has no colour or its sketch is too complex"
     if colour_share(color)<screens.min_colour: raise Refused('no colour')
     ink = complexity(sketchify(color))
     if ink>screens.max_complexity: raise Refused('too complex')
@@ -73,7 +73,7 @@ def screen_color(
 def perceptual_hash(
     color # RGB uint8 (H, W, 3)
 )->int: # 64 bits
-    "Describe in 64 bits what a picture looks like from afar; similar pictures differ in few of them (Zauner 2010)"
+    "Describe in 64 bits what `color` looks like from afar; similar pictures differ in few of them (Zauner 2010)"
     grey = cv2.resize(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY), (32,32), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(grey.astype(np.float32))[1:9,1:9]
     return int.from_bytes(np.packbits(waves>np.median(waves)).tobytes(), 'big')
@@ -82,7 +82,7 @@ def hash_distance(
     a:int, # Hash
     b:int  # Another
 )->int: # Bits, 0 to 64
-    "Count the bits in which two hashes differ"
+    "Count the bits in which `a` and `b` differ"
     return (a^b).bit_count()
 
 # %% ../../nbs/data/05b_screening.ipynb #sb000011
@@ -97,7 +97,7 @@ class Twins:
     def find(self,
         h:int # Hash of a new picture
     ): # Number of the picture most like it, counted from 0 in the order of `add`; None if none is within the radius
-        "Look for a twin"
+        "Look for a twin of `h`"
         if not self.n: return None
         bits = np.bitwise_count(self.hashes[:self.n]^np.uint64(h)); i = int(bits.argmin())
         return i if bits[i]<=self.radius else None
@@ -105,7 +105,7 @@ class Twins:
     def add(self,
         h:int # Hash
     )->int: # The picture's number
-        "Remember a picture"
+        "Remember the hash `h`"
         if self.n==len(self.hashes): self.hashes = np.concatenate([self.hashes, np.zeros_like(self.hashes)])
         self.hashes[self.n] = h; self.n += 1
         return self.n-1

@@ -21,7 +21,7 @@ from .reading import Refused,read_color,refusing,suffixes
 def file_key(
     path # Path inside a folder, with '/' between its parts
 )->str: # The same, or './' and percent signs if it is no valid text
-    "Write a file's path so that it can be stored"
+    "Write `path` as text that can be stored"
     try: path.encode()
     except UnicodeEncodeError: return './'+quote(os.fsencode(path))
     return path
@@ -29,14 +29,14 @@ def file_key(
 def key_file(
     key # What `file_key` gave
 )->str: # The path
-    "Find the path that belongs to a key"
+    "Find the path that belongs to `key`"
     return os.fsdecode(unquote_to_bytes(key[2:])) if key.startswith('./') else key
 
 # %% ../../nbs/data/05c_sources.ipynb #sc000015
 def safe_name(
     key # Any text
 )->str: # Letters a-z, digits and '-'
-    "Make a file name, without suffix, that no other key has"
+    "Make a file name from `key`, without suffix, that no other key has"
     stem = re.sub('[^a-z0-9]+', '-', key.rpartition('/')[2].rpartition('.')[0].lower()).strip('-')[:40]
     return f"{stem or 'picture'}-{blake2b(key.encode(), digest_size=8).hexdigest()}"
 
@@ -82,7 +82,9 @@ class Folder:
             raise ValueError(f"expected a folder of pictures, got {str(path)!r}")
 
     @property
-    def is_local(self): return isinstance(self.path, Path)
+    def is_local(self)->bool:
+        "Is the folder on this machine?"
+        return isinstance(self.path, Path)
 
     def _fs(self):
         from fsspec.core import url_to_fs
@@ -92,7 +94,7 @@ class Folder:
         folder='',    # Below the source's own
         suffixes=None # How the names of files end; None for pictures
     )->tuple: # Sorted names of files, sorted names of folders
-        "List one directory; `Refused` if that is forbidden"
+        "List one directory `folder`; `Refused` if that is forbidden"
         suffixes = suffixes or self.suffixes
         with refusing():
             if self.is_local: return _list_here(self.path/folder, suffixes)
@@ -103,7 +105,7 @@ class Folder:
         start='',     # Folder below the source's own
         suffixes=None # As in `list`
     ): # Yields paths below the source's own folder; one that ends in '/' could not be listed
-        "Find files, one directory at a time"
+        "Find the files below `start`, one directory at a time"
         todo = [start]
         while todo:
             folder = todo.pop(); at = f'{folder}/' if folder else ''
@@ -120,7 +122,7 @@ class Folder:
     def open(self,
         path # Below the source's own folder
     ): # A binary file
-        "Open a file; `Refused` if it is missing or locked"
+        "Open the file at `path`; `Refused` if it is missing or locked"
         fs,root = (None,None) if self.is_local else self._fs()
         with refusing(): f = open(self.path/path, 'rb') if self.is_local else fs.open(f'{root}/{path}', 'rb')
         with f: yield f
@@ -129,7 +131,7 @@ class Folder:
         key,      # Of a picture
         size=None # As in `read_color`
     )->np.ndarray: # RGB uint8 (H, W, 3)
-        "Read a picture; `Refused` if it cannot be"
+        "Read the picture of `key`; `Refused` if it cannot be"
         path = key_file(key)
         if path.endswith('/'): self.list(path.strip('/')); raise Refused('vanished')
         if self.is_local: return read_color(self.path/path, size)
@@ -139,11 +141,13 @@ class Folder:
         key, # Of a picture
         size # Shorter side wanted, pixels
     )->tuple: # RGB uint8 (H, W, 3), and a dict of what is known
-        "Read a picture and what is known only now"
+        "Read the picture of `key`, and what is known only now"
         return self.read(key, size),{}
 
-    def name(self, key):
-        "A file name for a picture, without suffix; no other key has it"
+    def name(self,
+        key # Of a picture
+    )->str: # Letters, digits and '-'; no other key has the same
+        "Name the file of a picture, without suffix"
         return safe_name(key)
 
     def recipe(self):
@@ -179,14 +183,16 @@ class Drawn:
         key, # Such as 'scene-000003'
         size # Side, pixels
     )->tuple: # RGB uint8 (size, size, 3), and a dict of tags, characters and style
-        "Draw a picture"
+        "Draw the picture of `key` at `size`"
         what,i = key.split('-')
         cast = dict(cast=_Cast(self.world,self.cast)) if self.cast and what=='illustration' else {}
         ill = getattr(self.world, what)(int(i), size=size, **cast)
         return ill.color,dict(tags=list(ill.tags), characters=[getattr(c,'id',c) for c in ill.characters], style=ill.style)
 
-    def name(self, key):
-        "A file name for a picture, without suffix; no other key has it"
+    def name(self,
+        key # Of a picture
+    )->str: # Letters, digits and '-'; no other key has the same
+        "Name the file of a picture, without suffix"
         return key
 
     def recipe(self):
