@@ -71,7 +71,7 @@ def test_gives_up_after_5_tries(server, tmp_path):
     r = fetch(server, tmp_path/'a', 3)
     assert {w for _,w in r.failed}=={'503 service unavailable, 5 times'} and len(asked(server))==15 and lines(tmp_path/'a')==[]
 
-@pytest.mark.parametrize('rate', [5,12])
+@pytest.mark.parametrize('rate', [2.5,5,12])
 def test_never_more_than_the_rate_in_any_second(server, tmp_path, rate):
     "Searches and pictures together, four threads"
     fetch(server, tmp_path/'a', int(2.4*rate), rate=rate)

@@ -28,7 +28,7 @@ class NotFetched(ConnectionError):
 class Stopped(Exception):
     "Somebody asked us to stop while we waited"
 
-# %% ../../nbs/data/04aa_polite.ipynb #10cc6b9f
+# %% ../../nbs/data/04aa_polite.ipynb #0437f276
 def _now(): return time.perf_counter()
 def _check_stop(stop):
     if stop is not None and stop.is_set(): raise Stopped('stopped')
@@ -39,10 +39,10 @@ class Pace:
         rate:float=2.,      # Requests a second; None for no limit
         patience:float=600. # Longest pause that we accept, seconds
     ):
-        if rate is not None and not rate>0: raise ValueError(f"expected a rate above 0, or None for no limit, got {rate}")
+        if rate is not None and not 0<rate<float('inf'): raise ValueError(f"expected a rate above 0, or None for no limit, got {rate}")
         self.rate,self.patience,self.lock = rate,patience,threading.Condition()
         self.n = max(1,int(rate)) if rate else 0       # places
-        self.gap,self.window = (1/rate,1.02*self.n/rate) if rate else (0.,0.)
+        self.gap,self.window = (1/rate,1.02*max(1,self.n/rate)) if rate else (0.,0.)
         self.out,self.seen,self.next,self.until = 0,deque(),0.,0.
 
     def _left(self, now):
