@@ -19,6 +19,7 @@ from ..core import atomic_path,to_image,to_tensor
 from ..data.sketch import no_cue
 from ..data.sketch import sketchify as draw_lines
 from .inputs import fit_cue,mirror_pad,picture_tensor,read_cue,read_sketch,soften_cue
+from .tiles import in_tiles
 
 # %% ../../nbs/studio/01_colorizer.ipynb #cbcca0dc
 def _pix2pix(**kwargs):
@@ -41,6 +42,8 @@ def build_model(
 # %% ../../nbs/studio/01_colorizer.ipynb #9fe14917
 class Colorizer:
     "A trained model as one object: `paint(sketch, cue)` is the coloured page"
+    limit = 1024*1024     # Pixels; a page of more is painted in tiles, None for never
+    tile,overlap = 768,128 # Side of a tile at most, and what neighbours share at least, pixels; rounded up to the model's stride
     def __init__(self,
         model:nn.Module, # Called with (B, 1, H, W) and (B, 4, H, W), gives (B, 3, H, W) in [-1, 1]; has `stride` and `config`
         config=None      # More to remember with the model, as plain data: data, protocol, pictures seen; None for nothing
@@ -61,18 +64,33 @@ class Colorizer:
 
 # %% ../../nbs/studio/01_colorizer.ipynb #316cc041
 @patch
+def _paint(self:Colorizer, sketch, cue):
+    "Paint pages, or tiles of them, in one go"
+    h,w = sketch.shape[-2:]
+    x = [mirror_pad(t.to(self.device, torch.float32), self.model.stride) for t in (sketch,cue)]
+    return self.model(*x)[...,:h,:w].float().clamp(-1,1)
+
+@patch
+def _paint_tiles(self:Colorizer, sketch, cue):
+    "Paint pages in tiles that fade into each other"
+    stride = self.model.stride; up = lambda n: -(-n//stride)*stride
+    overlap = up(self.overlap)
+    return in_tiles(self._paint, sketch, cue, tile=max(up(self.tile), 2*overlap), overlap=overlap, stride=stride)
+
+@patch
 def paint_batch(self:Colorizer,
     sketch:torch.Tensor, # (B, 1, H, W) in [-1, 1], any size
     cue=None             # (B, 4, h, w), of any size: it is scaled; None for no cue
 )->torch.Tensor: # (B, 3, H, W) in [-1, 1], on the sketch's device
-    "Paint a batch"
+    "Paint a batch; pages of more than `limit` pixels in tiles"
     if sketch.ndim!=4 or sketch.shape[1]!=1 or not sketch.numel(): raise ValueError(f"expected sketches (B, 1, H, W), got {tuple(sketch.shape)}")
     h,w = sketch.shape[-2:]
     if cue is None: cue = no_cue(sketch)
     if cue.ndim!=4 or cue.shape[:2]!=(len(sketch),4): raise ValueError(f"expected cues ({len(sketch)}, 4, H, W), got {tuple(cue.shape)}")
     with torch.inference_mode():
-        x = [mirror_pad(picture_tensor(t).to(self.device, torch.float32), self.model.stride) for t in (sketch,fit_cue(cue,(h,w)))]
-        fake = self.model.eval()(*x)[...,:h,:w].float().clamp(-1,1)
+        self.model.eval()
+        paint = self._paint if not self.limit or h*w<=self.limit else self._paint_tiles
+        fake = paint(*[picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))])
     return fake.to(sketch.device, copy=True)
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b7881133
@@ -96,17 +114,17 @@ def __call__(self:Colorizer,
     return Image.fromarray(to_image(self.paint_batch(sketch,cue)[0]))
 
 # %% ../../nbs/studio/01_colorizer.ipynb #251beb5b
-def _settings(f): return {k:p.default for k,p in signature(f).parameters.items() if isinstance(p.default,(int,float))}
+def _settings(f): return {k:p.default for k,p in signature(f).parameters.items() if isinstance(p.default,(int,float))} if f else {}
 
 def _about(dls):
     "How the pictures and their sketches and cues were made, as far as `dls` knows"
     dl,f = dls.train,Path(dls.path)/'dataset.json'
     if not hasattr(dl,'draw_cue'): return {}
-    name = dl.cue if isinstance(dl.cue,str) else getattr(dl.cue,'__name__','own')
+    cue,sketch = [x if isinstance(x,str) else getattr(getattr(x,'func',x),'__name__','own') for x in (dl.cue,dl.sketch)]
     made = json.loads(f.read_text(encoding='utf-8')) if f.is_file() else {}
     data = {k:v for k,v in made.get('recipe',{}).items() if k!='n' and not isinstance(v,(list,dict))}
     return dict(data=data | dict(pictures=made.get('report',{}).get('train')),
-                protocol=dict(size=dl.size, crop=dl.crop, cue=name, **_settings(dl.draw_cue), sketch=_settings(dl.sketch)))
+                protocol=dict(size=dl.size, crop=dl.crop, cue=cue, **_settings(dl.draw_cue), sketch=dict(name=sketch, **_settings(dl.draw_sketch))))
 
 # %% ../../nbs/studio/01_colorizer.ipynb #c105de6a
 @patch_to(Colorizer, cls_method=True)
@@ -121,13 +139,19 @@ def from_learner(cls,
     return cls(net.to(next(model.parameters()).device), {**_about(learn.dls), **config})
 
 # %% ../../nbs/studio/01_colorizer.ipynb #4da2a5e4
+def _small(x, half):
+    if not half or not x.is_floating_point(): return x.contiguous()
+    if x.isfinite().all() and x.abs().max()>65504: raise ValueError(f"expected weights up to 65504, the largest number of 16 bits, got {x.abs().max():g}")
+    return x.half().contiguous()
+
 @patch
 def save(self:Colorizer,
-    folder # Made if needed; a model already there is replaced
+    folder,    # Made if needed; a model already there is replaced
+    half=False # Keep weights in 16 bits? Half the size, three digits of each number; `load` makes 32 of them again
 )->Path: # The folder
     "Write `model.safetensors` and `config.json`; on an error the files that were there stay"
     folder = Path(folder)
-    weights = st.save({k:v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()})
+    weights = st.save({k:_small(v.detach().cpu(),half) for k,v in self.model.state_dict().items()})
     config = json.dumps({**self.config, 'sha256':hashlib.sha256(weights).hexdigest()}, indent=2)
     with atomic_path(folder/'config.json') as c, atomic_path(folder/'model.safetensors') as w:
         w.write_bytes(weights); c.write_text(config+'\n', encoding='utf-8')
@@ -181,8 +205,10 @@ except ImportError:
     _Sketches = Annotated[str, 'Line art: picture files, or folders of them', {'nargs':'+'}]
 
 def _load(model):
-    if model is None: sys.exit("manga-colorize needs a model: --model DIR. To make one in minutes: manga-demo --out demo, then --model demo/model. For longer training see manga-train --help")
-    try: return Colorizer.load(model)
+    from manga_colorize.studio.pretrained import embedded_folder
+    if model is None and not (embedded_folder()/'config.json').exists():
+        sys.exit("manga-colorize needs a model: --model DIR. To make one in minutes: manga-demo --out demo, then --model demo/model. For longer training see manga-train --help")
+    try: return Colorizer.load(embedded_folder() if model is None else model)
     except ValueError as e: sys.exit(f"manga-colorize: {e}")
 
 def _files(sketch):
@@ -201,7 +227,7 @@ def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
 def manga_colorize(
     sketch:_Sketches,     # Picture files, or folders of them
     cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
-    model:str=None,       # Model folder, as manga-demo and manga-train make it
+    model:str=None,       # Model folder, as manga-demo and manga-train make it; the one that ships by default
     out:str='colored',    # Folder for the coloured pages
     sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
     exact:bool=False      # Take the cue as it is, without spreading its strokes
