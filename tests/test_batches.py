@@ -229,3 +229,26 @@ def test_own_sketches(tmp_path):
         assert set(np.unique(sketch.round()).tolist())<={-1.,0.,1.} and .3<ink.mean()<.7
         sketch,_,_ = dls.valid.one_batch()
         assert (sketch[...,:31]==1).all() and (sketch[...,33:]==-1).all()
+
+@pytest.mark.parametrize('sketch', ['rough','xdog','sketchify'])
+def test_sketches_by_name(pages, sketch):
+    "Both roads and two runs agree, a resumed run goes on, validation keeps its sketches"
+    a,b = [cpu(pages, sketch=sketch, bs=4, resident=r, seed=5) for r in (False,True)]
+    first = list(a.train); assert same(first, b.train) and first[0][0].shape==(4,1,64,64)
+    second = list(a.train); resumed = cpu(pages, sketch=sketch, bs=4, seed=5); resumed.train.epoch = 1
+    assert same(second, resumed.train)
+    valid = list(a.valid); assert same(valid, a.valid) and same(valid, b.valid)
+    assert same(pickle.loads(pickle.dumps(resumed.train)), resumed.train.new())
+    assert cpu(pages, sketch=sketch, bs=4, n_workers=2, seed=5).train.one_batch()[0].equal(first[0][0])
+
+def test_own_sketch_may_take_a_seed(pages):
+    got,told = [],[]
+    def mine(x, seed=0): got.append(seed); return sketchify(x)
+    def cue(x, seed=0): told.append(seed); return blur_cue(x)
+    plain = list(cpu(pages, bs=4).train)
+    assert same(plain, cpu(pages, sketch=mine, cue=cue, bs=4).train)   # asking for seeds changes nothing else
+    assert all((a==b).all() for a,b in zip(got,told)) and len({int(i) for s in got for i in s})==24
+
+def test_unknown_sketch(pages):
+    for sketch in ('ruff', None, 3):
+        with pytest.raises(ValueError, match='expected a sketch among'): cpu(pages, sketch=sketch, bs=4)
