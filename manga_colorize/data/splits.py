@@ -42,25 +42,25 @@ def read_cast(
         style.append(styles.setdefault(f.get('style', ''), len(styles)))
     return Cast(people, start, np.array(busy, np.float32), np.array(style, int), list(ids), list(styles))
 
-# %% ../../nbs/data/06c_splits.ipynb #0bbfc4cc
-def _enough(cast, chosen, wanted, limit, order):
-    "Add identities from `order` to `chosen` until `wanted` pictures show nobody else"
-    left,count,where = np.diff(cast.start),0,_pictures(cast)
-    left = left.copy()
-    for who in order:
-        if count>=wanted or len(chosen)>=limit: break
-        if who in chosen: continue
-        chosen.add(who)
-        left[where[who]] -= 1
-        count += int((left[where[who]]==0).sum())
-
+# %% ../../nbs/data/06c_splits.ipynb #d57b1879
 def _pictures(cast):
     "For each identity, the pictures it is in"
     where,owner = [[] for _ in cast.identities],np.repeat(np.arange(len(cast)), np.diff(cast.start))
     for who,i in zip(cast.people, owner.tolist()): where[who].append(i)
     return where
 
-# %% ../../nbs/data/06c_splits.ipynb #23565aef
+def _enough(cast, chosen, where, counted, wanted, limit, order):
+    "Add identities from `order` to `chosen` until `wanted` of the pictures `counted` show nobody else"
+    left = np.diff(cast.start)
+    for who in chosen: left[where[who]] -= 1
+    done = int((counted&(left==0)).sum())
+    for who in order:
+        if done>=wanted or len(chosen)>=limit: break
+        if who in chosen: continue
+        chosen.add(who); left[where[who]] -= 1
+        done += sum(left[i]==0 and counted[i] for i in where[who])
+
+# %% ../../nbs/data/06c_splits.ipynb #754aae9f
 def strangers(
     cast:Cast,   # Who is in which picture
     n:int,       # Pictures wanted in each of the two tests with strangers
@@ -68,11 +68,12 @@ def strangers(
     kept=None    # Is a picture of a kept style? One bool for each; None for no
 )->set: # Numbers of identities
     "Choose the characters that training never sees"
-    kept = np.zeros(len(cast), bool) if kept is None else kept
-    limit,chosen = len(cast.identities)//4,set()
-    _enough(cast, chosen, n, limit, sorted(range(len(cast.identities)), key=lambda k: rank(cast.identities[k], seed)))
-    far = np.lexsort((np.arange(len(cast)), -cast.complexity, ~kept))
-    _enough(cast, chosen, n, 2*limit, (who for i in far for who in cast[i]))
+    peopled,where,chosen = np.diff(cast.start)>0,_pictures(cast),set()
+    busiest = np.lexsort((np.arange(len(cast)), -cast.complexity, ~peopled))
+    far = np.isin(np.arange(len(cast)), busiest[:n])&peopled if kept is None or not (kept&peopled).any() else kept&peopled
+    half,order = len(cast.identities)//2,sorted(range(len(cast.identities)), key=lambda k: rank(cast.identities[k], seed))
+    _enough(cast, chosen, where, far, n, half//2, sorted(order, key=lambda k: -far[where[k]].mean()))
+    _enough(cast, chosen, where, peopled&~far, n, half, order)
     return chosen
 
 # %% ../../nbs/data/06c_splits.ipynb #d097503c

@@ -1,0 +1,60 @@
+"manga-dataset: words, help, errors, the whole way from a booru to an audited data set"
+import os,shutil,signal,subprocess,sys,time
+from pathlib import Path
+
+import pytest
+from manga_colorize.data.commands import manga_dataset,words
+from manga_colorize.data.dataset import read_metadata
+from test_dataset import pages
+
+ART = os.environ.get('MANGA_ART')
+def program(*args): return [shutil.which('manga-dataset', path=str(Path(sys.executable).parent)),*map(str,args)]
+
+@pytest.mark.parametrize('args', [[],['--help'],['-h']])
+def test_usage(args, capsys):
+    manga_dataset(args); out = capsys.readouterr().out
+    assert out.startswith('usage: manga-dataset') and all(w in out for w in words)
+
+@pytest.mark.parametrize('word', words)
+def test_each_word_explains_itself(word, capsys):
+    with pytest.raises(SystemExit) as e: manga_dataset([word,'--help'])
+    out = capsys.readouterr().out
+    assert e.value.code==0 and f'usage: manga-dataset {word}' in out and 'TODO' not in out
+
+@pytest.mark.parametrize('args,match', [(['bild'],'expected one of download, build'),(['build','no such','x','--workers','0'],'expected a folder'),(['build','world','x','--workers','0'],'expected n'),
+                                        (['audit','no such'],'no such'),(['show','no such'],'finished data set')])
+def test_errors_are_one_line(args, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=match) as e: manga_dataset(args)
+    assert str(e.value).startswith('manga-dataset') and '\n' not in str(e.value)
+
+def test_a_process_fails_with_a_line_and_a_code():
+    run = subprocess.run(program('build','nowhere','x','--workers','0'), capture_output=True, text=True)
+    assert run.returncode==1 and run.stderr.startswith('manga-dataset build: expected a folder') and run.stderr.count('\n')==1
+
+def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manga_dataset(['download','world','1girl','scans','--n','25','--rate','1000'])
+    manga_dataset(['build','scans','pages','--size','64','--workers','0','--complexity','60'])
+    manga_dataset(['audit','pages'])
+    manga_dataset(['show','pages','--out','sheet.jpg','--n','4'])
+    out = capsys.readouterr().out; facts = read_metadata('pages')
+    assert 'sound' in out and Path('sheet.jpg').stat().st_size>5000 and len(facts)>=15
+    assert all('1girl' in f['tags'] and f['characters'] and f['artist'] and f['rating'] and f['license']=='unknown' for f in facts)
+    card = Path('pages/README.md').read_text(encoding='utf-8'); assert '1girl' in card and '| unknown |' in card
+
+@pytest.mark.skipif(os.name!='posix', reason='signals of POSIX')
+def test_ctrl_c_and_again(pages, tmp_path):
+    start = lambda: subprocess.Popen(program('build',pages,tmp_path/'out','--size','48','--workers','1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    p = start()
+    while not (tmp_path/'out'/'.work').exists() and p.poll() is None: time.sleep(.02)
+    os.killpg(p.pid, signal.SIGINT); _,err = p.communicate(timeout=30)
+    assert p.returncode==130 and 'goes on from here' in err and 'Traceback' not in err, err
+    p = start(); out,err = p.communicate(timeout=60)
+    assert p.returncode==0 and 'train' in out, err
+    assert len(read_metadata(tmp_path/'out'))==12
+
+@pytest.mark.skipif(not ART, reason='MANGA_ART names no folder of real pictures')
+def test_real_pictures(tmp_path, capsys):
+    manga_dataset(['build',str(Path(ART)/'color'),str(tmp_path/'out'),'--workers','0']); print(capsys.readouterr().out)
+    assert len(read_metadata(tmp_path/'out'))>=8
