@@ -244,8 +244,8 @@ def test_a_path_below_a_file(server, tmp_path):
 NURSERY = '''
 import os,signal,sys
 from manga_colorize.data.booru import Booru,download
-url,dst,n = sys.argv[1:]
 for line in sys.stdin:
+    url,dst,n = line.rstrip('\\n').split('\\t')
     pid = os.fork()
     if not pid:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -260,42 +260,45 @@ for line in sys.stdin:
 '''
 class Nursery:
     "Downloads in processes that can be killed"
-    def __init__(self, *args): self.p = subprocess.Popen([sys.executable,'-c',NURSERY,*map(str,args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ|{'NO_PROXY':'*'})
-    def start(self): self.p.stdin.write('go\n'); self.p.stdin.flush(); return int(self.p.stdout.readline())
+    def __init__(self): self.p = subprocess.Popen([sys.executable,'-c',NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ|{'NO_PROXY':'*'})
+    def start(self, url, dst, n): self.p.stdin.write(f'{url}\t{dst}\t{n}\n'); self.p.stdin.flush(); return int(self.p.stdout.readline())
     def end(self): return int(self.p.stdout.readline())
-    def __enter__(self): return self
-    def __exit__(self, *args): self.p.stdin.close(); self.p.wait(10); self.p.stdout.close()
+    def close(self): self.p.stdin.close(); self.p.wait(10); self.p.stdout.close()
+
+@pytest.fixture(scope='module')
+def nursery():
+    n = Nursery(); yield n; n.close()
 
 posix = pytest.mark.skipif(not hasattr(os,'fork'), reason='needs fork')
 
 @posix
-def test_20_kills_at_random_moments(tmp_path):
+def test_20_kills_at_random_moments(tmp_path, nursery):
     "kill -9, again and again: the folder equals an unbroken one, no finished picture is asked for twice"
     rng,kills,codes = random.Random(0),0,[]
     with EmbeddedBooru(None, n=800, draw=tiny, mixed=False) as server:
         fetch(server, tmp_path/'quiet', 800, 8)
         server.misbehave('slow', times=10**9, seconds=.04)
-        with Nursery(server.url, tmp_path/'a', 800) as nursery:
-            while kills<20:
-                finished,k = {int(p.stem) for p in tmp_path.glob('a/images/[0-9]*')},len(server.log)
-                pid = nursery.start(); time.sleep(rng.uniform(.05,.4)); os.kill(pid, signal.SIGKILL); codes.append(nursery.end()); kills += codes[-1]==-9
-                assert not finished & set(asked(server, k)), 'a finished picture was asked for again'
-                assert all(int(p.stem)<=800 and p.read_bytes()==tiny(int(p.stem)-1) for p in tmp_path.glob('a/images/[0-9]*')), 'a half-written picture'
-                assert codes[-1]==-9, 'the download was done before it could be killed 20 times'
-            server.troubles.clear(); left = len(list(tmp_path.glob('a/images/[0-9]*'))); nursery.start(); assert nursery.end()==0
+        task = server.url,tmp_path/'a',800
+        while kills<20:
+            finished,k = {int(p.stem) for p in tmp_path.glob('a/images/[0-9]*')},len(server.log)
+            pid = nursery.start(*task); time.sleep(rng.uniform(.05,.4)); os.kill(pid, signal.SIGKILL); codes.append(nursery.end()); kills += codes[-1]==-9
+            assert not finished & set(asked(server, k)), 'a finished picture was asked for again'
+            assert all(int(p.stem)<=800 and p.read_bytes()==tiny(int(p.stem)-1) for p in tmp_path.glob('a/images/[0-9]*')), 'a half-written picture'
+            assert codes[-1]==-9, 'the download was done before it could be killed 20 times'
+        server.troubles.clear(); left = len(list(tmp_path.glob('a/images/[0-9]*'))); nursery.start(*task); assert nursery.end()==0
     print(f'{kills} kills, {left} of 800 pictures were there after the last')
     assert left<800 and contents(tmp_path/'a')==contents(tmp_path/'quiet')
 
 @posix
-def test_ctrl_c_stops_quickly_and_keeps_what_is_finished(tmp_path):
-    with EmbeddedBooru(None, n=60, draw=tiny, mixed=False) as server, Nursery(server.url, tmp_path/'a', 60) as nursery:
-        fetch(server, tmp_path/'quiet', 60)
+def test_ctrl_c_stops_quickly_and_keeps_what_is_finished(tmp_path, nursery):
+    with EmbeddedBooru(None, n=60, draw=tiny, mixed=False) as server:
+        task = server.url,tmp_path/'a',60; fetch(server, tmp_path/'quiet', 60)
         server.misbehave('slow', times=10, seconds=.05); server.misbehave('slow', times=999, seconds=4.)
-        pid = nursery.start()
+        pid = nursery.start(*task)
         until = time.monotonic()+20
         while len(list(tmp_path.glob('a/images/[0-9]*')))<10 and time.monotonic()<until: time.sleep(.02)
         time.sleep(.2); start = time.monotonic(); os.kill(pid, signal.SIGINT)
         assert nursery.end()==42 and time.monotonic()-start<3
         assert len(lines(tmp_path/'a'))>=10 and not list(tmp_path.glob('a/**/.*'))
-        server.troubles.clear(); nursery.start(); assert nursery.end()==0
+        server.troubles.clear(); nursery.start(*task); assert nursery.end()==0
     assert contents(tmp_path/'a')==contents(tmp_path/'quiet')

@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection: self.send_header('Connection', 'close')
         self.end_headers(); self.wfile.write(r.body)
 
-# %% ../../nbs/data/04a_embedded.ipynb #0147a17c
+# %% ../../nbs/data/04a_embedded.ipynb #27d4d190
 class EmbeddedBooru:
     "A booru on this machine that answers like Danbooru"
     def __init__(self,
@@ -188,7 +188,7 @@ class EmbeddedBooru:
         self.log,self.troubles,self.closed,self.start,self.lock = [],[],False,time.perf_counter(),threading.Lock()
         self.server = _Server(('127.0.0.1',port), _Handler); self.server.booru = self
         self.url = f'http://127.0.0.1:{self.server.server_port}'
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=.05), daemon=True); self.thread.start()
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=.02), daemon=True); self.thread.start()
 
     def close(self):
         "Stop answering"
