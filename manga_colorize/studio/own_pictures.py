@@ -43,13 +43,23 @@ class Mixed:
         store_attr(); self.files,self.drawn = [Path(f) for f in files],Drawn(world, seed=seed)
         if not self.files: raise ValueError("expected at least one picture, got none")
 
-    def recipe(self): return self.drawn.recipe() | dict(kind='mixed', files=[f.name for f in self.files], share=self.share)
+    def recipe(self):
+        "What a data set writes down about where it came from"
+        return self.drawn.recipe() | dict(kind='mixed', files=[f.name for f in self.files], share=self.share)
     def __iter__(self):
         "Yield 'own-000000' or a key of the World, and {}, without end"
         drawn = iter(self.drawn)
         for i in count(): yield (f'own-{i:06d}',{}) if np.random.default_rng([self.seed,i]).random()<self.share else next(drawn)
-    def name(self, key): return key
-    def load(self, key, size):
+    def name(self,
+        key # Of a picture
+    )->str: # No other key has the same
+        "Name the file of a picture, without suffix"
+        return key
+    def load(self,
+        key, # Of a picture
+        size # Side wanted, pixels
+    )->tuple: # RGB uint8 (H, W, 3), and a dict of what is known
+        "Cut the square of `key`, or have it drawn"
         what,i = key.split('-')
         if what!='own': return self.drawn.load(key,size)
         rng = np.random.default_rng([self.world.seed,int(i)])
@@ -74,10 +84,21 @@ class Hurry:
         seconds:float, # When to end, counted from the first key
         least:int=100  # Pictures to give in any case
     ): store_attr()
-    endless = True # its order is its own: nobody lists it first
-    def recipe(self): return self.source.recipe() | dict(seconds=self.seconds)
-    def name(self, key): return self.source.name(key)
-    def load(self, key, size): return self.source.load(key,size)
+    endless = True # Its keys are asked for one by one, not listed first: time is running
+    def recipe(self):
+        "What a data set writes down about where it came from"
+        return self.source.recipe() | dict(seconds=self.seconds)
+    def name(self,
+        key # Of a picture
+    )->str: # No other key has the same
+        "Name the file of a picture, without suffix"
+        return self.source.name(key)
+    def load(self,
+        key, # Of a picture
+        size # Side wanted, pixels
+    )->tuple: # RGB uint8 (H, W, 3), and a dict of what is known
+        "Load from the source"
+        return self.source.load(key,size)
     def __iter__(self):
         "Yield what the source yields, until the time is up"
         start = time.perf_counter()
