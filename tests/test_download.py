@@ -260,7 +260,7 @@ for line in sys.stdin:
 '''
 class Nursery:
     "Downloads in processes that can be killed"
-    def __init__(self): self.p = subprocess.Popen([sys.executable,'-c',NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ|{'NO_PROXY':'*'})
+    def __init__(self): self.p = subprocess.Popen([sys.executable,'-c',NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     def start(self, url, dst, n): self.p.stdin.write(f'{url}\t{dst}\t{n}\n'); self.p.stdin.flush(); return int(self.p.stdout.readline())
     def end(self): return int(self.p.stdout.readline())
     def close(self): self.p.stdin.close(); self.p.wait(10); self.p.stdout.close()

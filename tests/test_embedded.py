@@ -1,5 +1,5 @@
 "The booru of our own: what it answers, and how it misbehaves"
-import base64,hashlib,http.client,json,socket
+import base64,hashlib,http.client,json,os,socket
 from io import BytesIO
 from urllib.error import HTTPError
 from urllib.request import Request,urlopen
@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from manga_colorize.data.embedded import EmbeddedBooru,count_terms
 from manga_colorize.data.world import World
+
+os.environ['NO_PROXY'] = '*'   # these tests only talk to themselves
 
 def tiny(i):
     "A small picture that no other number has"

@@ -148,7 +148,25 @@ class Downloaded:
     __repr__ = __str__
     def _repr_markdown_(self): return '\n'.join(['| what | posts | which |','|---|---|---|', *(f"| {a.replace('|','/')} | {b} | {c} |" for a,b,c in self.rows())])
 
-# %% ../../nbs/data/04b_download.ipynb #4e1962be
+# %% ../../nbs/data/04b_download.ipynb #63e5b210
+_end = object()
+
+def _give(done, stop, *result):
+    "Put a result where the caller waits for it, unless it is over"
+    while not stop.is_set():
+        try: return done.put(result, timeout=.1)
+        except Full: pass
+
+def _work(f, items, lock, done, stop):
+    "What a thread does until there is nothing left"
+    try:
+        while not stop.is_set():
+            with lock: item = next(items, _end)
+            if item is _end: break
+            _give(done, stop, f(item), None)
+    except BaseException as e: _give(done, stop, _end, e)
+    else: _give(done, stop, _end, None)
+
 def in_threads(
     f,           # Function of one item
     items,       # Any iterable; only one thread reads it at a time
@@ -156,27 +174,16 @@ def in_threads(
     stop         # `threading.Event`: set here when it is over, for whatever reason
 ): # Yields results as they come
     "Map `f` over `items` in threads that end with the caller, by Ctrl-C too"
-    lock,done,items,end = threading.Lock(),Queue(2*n_workers),iter(items),object()
-    def give(result, error=None):
-        while not stop.is_set():
-            try: return done.put((result,error), timeout=.1)
-            except Full: pass
-    def work():
-        try:
-            while not stop.is_set():
-                with lock: item = next(items, end)
-                if item is end: break
-                give(f(item))
-        except BaseException as e: give(end, e)
-        else: give(end)
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(n_workers)]
+    done = Queue(2*n_workers)
+    shared = f,iter(items),threading.Lock(),done,stop
+    threads = [threading.Thread(target=_work, args=shared, daemon=True) for _ in range(n_workers)]
     try:
         for t in threads: t.start()
         while n_workers:
             try: result,error = done.get(timeout=.1)   # short, so that Ctrl-C is noticed on Windows too
             except Empty: continue
             if error is not None: raise error
-            if result is end: n_workers -= 1
+            if result is _end: n_workers -= 1
             else: yield result
     finally:
         stop.set(); until = time.monotonic()+1
