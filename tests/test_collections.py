@@ -154,7 +154,15 @@ def test_pairs(tmp_path):
 def test_pairs_of_reduced_jpegs(tmp_path):
     put(tmp_path/'color/a.jpg', picture(1,801,603)); put(tmp_path/'line/a.jpg', picture(1,801,603)); put(tmp_path/'color/b.jpg', picture(2,801,603)); put(tmp_path/'line/b.jpg', encode(picture(2,801,603),'PNG'))
     for k in 'ab':
-        color,more = open_source(tmp_path).load(f'color/{k}.jpg',64); assert color.shape==(201,151,3) and more['sketch'].shape==(201,151)
+        color,more = CiPairs(tmp_path).load(f'color/{k}.jpg',64); assert color.shape==(201,151,3) and more['sketch'].shape==(201,151)
+
+def test_coloured_twins_are_no_pairs(tmp_path):
+    for i in range(5): put(tmp_path/f'color/{i}.png', picture(i)); put(tmp_path/f'small/{i}.png', picture(i,50,50)); put(tmp_path/f'grey/{i+4}.png', picture(i)[...,0])
+    assert type(open_source(tmp_path)) is Folder
+    for i in range(4): put(tmp_path/f'grey/{i}.png', picture(i)[...,0])
+    assert type(open_source(tmp_path/'color')) is Folder
+    import shutil; shutil.rmtree(tmp_path/'small'); assert type(open_source(tmp_path)) is CiPairs
+    put(tmp_path/'grey/0.png', b'broken'); assert type(open_source(tmp_path)) is CiPairs
 
 # --- which is it
 

@@ -11,7 +11,8 @@ from zlib import crc32
 
 from .lists import BooruManifest,HuggingFaceFolder,Listed,as_list,known_facts,own_sketch,plain_text
 from .reading import Refused
-from .sources import Drawn,Folder,key_file
+from .screening import colour_share
+from .sources import Drawn,Folder,file_key,key_file
 
 # %% ../../nbs/data/05f_collections.ipynb #sf00001a
 _categories = dict(general='0', artist='1', copyright='3', character='4')
@@ -102,10 +103,18 @@ class CiPairs(Folder):
         return color,dict(sketch=own_sketch(color, self._sketch(key_file(key), size)))
 
 # %% ../../nbs/data/05f_collections.ipynb #sf000025
+def _is_grey(folder, path):
+    try: return colour_share(folder.read(file_key(path), 64))<.02
+    except Refused: return None
+
 def _is_pairs(folder, folders):
-    if 'color' not in folders or len(folders)<2: return False
-    some = set(folder.list('color')[0][:20])
-    return any(some&set(folder.list(f)[0]) for f in folders if f!='color')
+    "Has nearly every picture in color/ a grey one of the same name beside it?"
+    if 'color' not in folders: return False
+    some = folder.list('color')[0][:20]
+    found = {n:f'{f}/{n}' for f in folders if f!='color' for n in set(some)&set(folder.list(f)[0])}
+    if len(found)<=.8*len(some): return False
+    grey = [_is_grey(folder, found[n]) for n in sorted(found)[:5]]
+    return grey.count(True)>grey.count(False)
 
 def _layout(folder):
     "The class for a folder"
