@@ -103,6 +103,10 @@ def test_our_own_data_sets_with_sketches(tmp_path):
     a,b = read_metadata(tmp_path/'a'),read_metadata(tmp_path/'b')
     assert len(a)==len(b)==6 and {f['phash'] for f in a}=={f['phash'] for f in b} and all('sketch' in f for f in b)
 
+def test_odd_fields_become_text(tmp_path):
+    put(tmp_path/'a.png', picture(1)); put(tmp_path/'metadata.jsonl', ['{"file_name": "a.png", "artist": ["x","y"], "rating": NaN, "license": {"a": 1}, "style": true, "tags": {"b": 2}, "characters": [[1], null, 2.5]}'])
+    (_,facts), = open_source(tmp_path); assert facts==dict(tags=["{'b': 2}"], characters=['[1]','2.5'], artist='x, y', style=True, rating='nan', license="{'a': 1}")
+
 # --- Danbooru20xx
 
 def old(i, who=('mia',), **more):
@@ -184,3 +188,31 @@ def test_a_download_becomes_a_data_set(tmp_path):
     s = open_source(tmp_path/'got'); got = list(s)
     assert type(s) is BooruManifest and len(got)>=3 and all(why(s,k)=='read' for k,_ in got)
     r = build_dataset(tmp_path/'got', tmp_path/'set', size=64); assert r.kept+sum(r.refused.values())+sum(r.held.values())==len(got)
+
+# --- lists damaged at random
+
+layouts = {
+    'booru':   ({'images/0.png':0,'images/1.png':1}, 'manifest.jsonl', [post(0),post(1)]),
+    'faces':   ({'0.png':0}, 'metadata.jsonl', [dict(file_name='0.png', tags=['a'], characters=[1])]),
+    'table':   ({'0.png':0}, 'metadata.csv', 'file_name,tags,artist\n0.png,"a, b",c\n'),
+    'old':     ({'original/0007/7.png':0}, 'metadata/2017000000000000.json', [old(7),old(8)]),
+    'new':     ({'512px/0007/7.jpg':0}, 'metadata/posts000000000000.json', [new(7),new(8)]),
+    'nico':    ({'dataset_003/7.jpg':0}, 'meta_003.json', '{"image_id":7,"tag_ids":[6]}{"image_id":8,"tag_ids":[6]}')}
+
+@pytest.mark.parametrize('name', layouts)
+def test_lists_damaged_at_random(tmp_path, name):
+    "Whatever happens to a list: keys and facts that can be stored, pictures or Refused, nothing from outside"
+    files,at,content = layouts[name]; rng = np.random.default_rng(0)
+    for f,i in files.items(): put(tmp_path/f, picture(i,40,40))
+    put(tmp_path/at, content); kind = type(open_source(tmp_path)); whole = (tmp_path/at).read_bytes(); read = 0
+    for ways in range(150):
+        d = bytearray(whole*3)
+        for k in rng.integers(0, len(d), rng.integers(1,12)): d[k] = rng.choice([rng.integers(256), 34, 123, 92, 0, 47, 46])
+        (tmp_path/at).write_bytes(bytes(d[:rng.integers(1,len(d)+1)]))
+        try: got = list(kind(tmp_path))
+        except ValueError as e: assert name=='table' and 'file_name' in str(e); continue
+        assert len({k for k,_ in got})==len(got)
+        for k,facts in got:
+            k.encode(); json.dumps(facts, ensure_ascii=False).encode(); assert kind(tmp_path).name(k).isascii()
+            read += why(kind(tmp_path), k)=='read'
+    assert read>15

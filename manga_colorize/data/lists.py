@@ -49,11 +49,19 @@ def as_list(
     if not isinstance(x, (list,tuple)): x = [] if x is None else [x]
     return [v if isinstance(v,int) else plain_text(v).strip() for v in x if v not in ('',None)]
 
+def _fact(v):
+    if isinstance(v, list): v = ', '.join(map(str, v))
+    return v if isinstance(v, int) else plain_text(v)
+
 def known_facts(
-    **facts # Anything JSON knows
-)->dict: # Without the unknown ones
-    "Leave out what is None or empty"
-    return {k:plain_text(v) if isinstance(v,str) else v for k,v in facts.items() if v not in (None,'',[])}
+    tags=None,       # As in `as_list`
+    characters=None, # The same
+    series=None,     # The same
+    **facts          # Anything JSON knows
+)->dict: # Lists under the first three names, text or whole numbers under the others
+    "Bring facts into one form, and leave out what is not known"
+    lists = dict(tags=as_list(tags), characters=as_list(characters), series=as_list(series))
+    return {k:v for k,v in lists.items() if v} | {k:_fact(v) for k,v in facts.items() if v not in (None,'',[])}
 
 # %% ../../nbs/data/05ca_lists.ipynb #sf000010
 class Listed(Folder):
@@ -114,7 +122,7 @@ class BooruManifest(Listed):
     def picture(self, place, d):
         tags = d['tags']
         return _tidy(d['file_name']),known_facts(
-            tags=as_list(tags.get('general')), characters=as_list(tags.get('character')), series=as_list(tags.get('copyright')),
+            tags=tags.get('general'), characters=tags.get('character'), series=tags.get('copyright'),
             artist=d.get('artist') or ' '.join(as_list(tags.get('artist'))), rating=d.get('rating'), license=d.get('license'),
             url=d.get('source'), width=d.get('width'), height=d.get('height'))
 
@@ -157,7 +165,7 @@ class HuggingFaceFolder(Listed):
 
     def picture(self, place, d):
         return posixpath.normpath(posixpath.join(posixpath.dirname(place), _tidy(d['file_name']))),known_facts(
-            tags=as_list(d.get('tags')), characters=as_list(d.get('characters', d.get('character'))), artist=d.get('artist'),
+            tags=d.get('tags'), characters=d.get('characters', d.get('character')), artist=d.get('artist'),
             style=d.get('style'), rating=d.get('rating'), license=d.get('license'), url=d.get('url'))
 
     def load(self,
