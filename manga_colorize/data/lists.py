@@ -10,6 +10,7 @@ import csv,json,posixpath,re
 from io import TextIOWrapper
 
 import cv2,numpy as np
+from fastcore.basics import patch
 from .reading import Refused
 from .sources import Folder,key_file
 
@@ -87,31 +88,35 @@ class Listed(Folder):
                     if line.strip(): yield f'{path}:{i}',_json(line)
         except Refused as e: raise ValueError(f"expected a list that can be read, got {path!r}: {e}") from e
 
-    def has(self,
-        path # Below the folder
-    )->bool:
-        "Is there a file or folder at `path`?"
-        if self.is_local: return (self.path/path).exists()
-        fs,root = self._fs()
-        return fs.exists(f'{root}/{path}')
+# %% ../../nbs/data/05ca_lists.ipynb #sl000041
+@patch
+def has(self:Listed,
+    path # Below the folder
+)->bool:
+    "Is there a file or folder at `path`?"
+    if self.is_local: return (self.path/path).exists()
+    fs,root = self._fs()
+    return fs.exists(f'{root}/{path}')
 
-    def __iter__(self):
-        "Yield the key of every picture, and what its line says"
-        seen = set()
-        for place,d in self.rows():
-            try: found = self.picture(place, d)
-            except (KeyError,TypeError,ValueError,AttributeError): found = place,{}
-            if found is None or (h := hash(found[0])) in seen: continue
-            seen.add(h); yield found
+@patch
+def __iter__(self:Listed):
+    "Yield the key of every picture, and what its line says"
+    seen = set()
+    for place,d in self.rows():
+        try: found = self.picture(place, d)
+        except (KeyError,TypeError,ValueError,AttributeError): found = place,{}
+        if found is None or (h := hash(found[0])) in seen: continue
+        seen.add(h); yield found
 
-    def read(self,
-        key,      # Of a picture
-        size=None # As in `read_color`
-    )->np.ndarray: # RGB uint8 (H, W, 3)
-        "Read the picture of `key`; `Refused` if it cannot be, or its line is damaged or leads out of the folder"
-        if re.search(r'\.(jsonl?|csv):\d+$', key): raise Refused('damaged line')
-        inside(key_file(key))
-        return super().read(key, size)
+@patch
+def read(self:Listed,
+    key,      # Of a picture
+    size=None # As in `read_color`
+)->np.ndarray: # RGB uint8 (H, W, 3)
+    "Read the picture of `key`; `Refused` if it cannot be, or its line is damaged or leads out of the folder"
+    if re.search(r'\.(jsonl?|csv):\d+$', key): raise Refused('damaged line')
+    inside(key_file(key))
+    return Folder.read(self, key, size)
 
 # %% ../../nbs/data/05ca_lists.ipynb #sf000012
 class BooruManifest(Listed):

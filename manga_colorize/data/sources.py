@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote,unquote_to_bytes
 
 import numpy as np
-from fastcore.basics import store_attr
+from fastcore.basics import patch,store_attr
 from .reading import Refused,read_color,refusing,suffixes
 
 # %% ../../nbs/data/05c_sources.ipynb #f0cce251
@@ -101,23 +101,6 @@ class Folder:
             fs,root = self._fs()
             return _list_there(fs, f'{root}/{folder}'.rstrip('/'), suffixes)
 
-    def walk(self,
-        start='',     # Folder below the source's own
-        suffixes=None # As in `list`
-    ): # Yields paths below the source's own folder; one that ends in '/' could not be listed
-        "Find the files below `start`, one directory at a time"
-        todo = [start]
-        while todo:
-            folder = todo.pop(); at = f'{folder}/' if folder else ''
-            try: files,folders = self.list(folder, suffixes)
-            except Refused: yield at or '/'; continue
-            yield from (at+f for f in files)
-            todo += [at+f for f in reversed(folders)]
-
-    def __iter__(self):
-        "Yield the key of every picture, and {} as nothing else is known"
-        return ((file_key(path),{}) for path in self.walk())
-
     @contextmanager
     def open(self,
         path # Below the source's own folder
@@ -127,32 +110,58 @@ class Folder:
         with refusing(): f = open(self.path/path, 'rb') if self.is_local else fs.open(f'{root}/{path}', 'rb')
         with f: yield f
 
-    def read(self,
-        key,      # Of a picture
-        size=None # As in `read_color`
-    )->np.ndarray: # RGB uint8 (H, W, 3)
-        "Read the picture of `key`; `Refused` if it cannot be"
-        path = key_file(key)
-        if path.endswith('/'): self.list(path.strip('/')); raise Refused('vanished')
-        if self.is_local: return read_color(self.path/path, size)
-        with self.open(path) as f: return read_color(f, size)
+# %% ../../nbs/data/05c_sources.ipynb #sc000033
+@patch
+def walk(self:Folder,
+    start='',     # Folder below the source's own
+    suffixes=None # As in `list`
+): # Yields paths below the source's own folder; one that ends in '/' could not be listed
+    "Find the files below `start`, one directory at a time"
+    todo = [start]
+    while todo:
+        folder = todo.pop(); at = f'{folder}/' if folder else ''
+        try: files,folders = self.list(folder, suffixes)
+        except Refused: yield at or '/'; continue
+        yield from (at+f for f in files)
+        todo += [at+f for f in reversed(folders)]
 
-    def load(self,
-        key, # Of a picture
-        size # Shorter side wanted, pixels
-    )->tuple: # RGB uint8 (H, W, 3), and a dict of what is known
-        "Read the picture of `key`, and what is known only now"
-        return self.read(key, size),{}
+@patch
+def __iter__(self:Folder):
+    "Yield the key of every picture, and {} as nothing else is known"
+    return ((file_key(path),{}) for path in self.walk())
 
-    def name(self,
-        key # Of a picture
-    )->str: # Letters, digits and '-'; no other key has the same
-        "Name the file of a picture, without suffix"
-        return safe_name(key)
+# %% ../../nbs/data/05c_sources.ipynb #sc000035
+@patch
+def read(self:Folder,
+    key,      # Of a picture
+    size=None # As in `read_color`
+)->np.ndarray: # RGB uint8 (H, W, 3)
+    "Read the picture of `key`; `Refused` if it cannot be"
+    path = key_file(key)
+    if path.endswith('/'): self.list(path.strip('/')); raise Refused('vanished')
+    if self.is_local: return read_color(self.path/path, size)
+    with self.open(path) as f: return read_color(f, size)
 
-    def recipe(self):
-        "What a data set writes down about where it came from"
-        return dict(kind=self.kind, folder=self.path.resolve().name if self.is_local else self.path.rstrip('/').rpartition('/')[2])
+@patch
+def load(self:Folder,
+    key, # Of a picture
+    size # Shorter side wanted, pixels
+)->tuple: # RGB uint8 (H, W, 3), and a dict of what is known
+    "Read the picture of `key`, and what is known only now"
+    return self.read(key, size),{}
+
+# %% ../../nbs/data/05c_sources.ipynb #sc000037
+@patch
+def name(self:Folder,
+    key # Of a picture
+)->str: # Letters, digits and '-'; no other key has the same
+    "Name the file of a picture, without suffix"
+    return safe_name(key)
+
+@patch
+def recipe(self:Folder):
+    "What a data set writes down about where it came from"
+    return dict(kind=self.kind, folder=self.path.resolve().name if self.is_local else self.path.rstrip('/').rpartition('/')[2])
 
 # %% ../../nbs/data/05c_sources.ipynb #sc000022
 class _Cast:
