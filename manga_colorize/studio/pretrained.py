@@ -31,13 +31,22 @@ def _hub():
     except ImportError as e: raise ImportError("expected huggingface_hub for models on the hub: pip install 'manga_colorize[hub]'") from e
     return huggingface_hub
 
-# %% ../../nbs/studio/01c_pretrained.ipynb #21167513
+# %% ../../nbs/studio/01c_pretrained.ipynb #57b0221b
+def _download(name, file, revision):
+    "Path of a file's copy; in any trouble on the way to the hub that of an earlier download"
+    get = _hub().hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError,RepositoryNotFoundError,RevisionNotFoundError
+    try: return Path(get(name, file, revision=revision))
+    except (EntryNotFoundError,RepositoryNotFoundError,RevisionNotFoundError): raise
+    except Exception: return Path(get(name, file, revision=revision, local_files_only=True))
+
 def _fetch(name, revision):
+    "Folder with the two files of one commit"
+    _hub(); what = f"{name!r}{f' at {revision}' if revision else ''}"
     from huggingface_hub.errors import EntryNotFoundError,LocalEntryNotFoundError,RepositoryNotFoundError,RevisionNotFoundError
-    get,what = _hub().hf_hub_download,f"{name!r}{f' at {revision}' if revision else ''}"
     try:
-        config = Path(get(name, 'config.json', revision=revision))
-        return Path(get(name, 'model.safetensors', revision=config.parent.name)).parent
+        commit = _download(name, 'config.json', revision).parent.name
+        return _download(name, 'model.safetensors', commit).parent
     except LocalEntryNotFoundError as e: raise ConnectionError(f"expected a way to the hub, or an earlier copy of {what} on this machine, got neither: {e}") from e
     except RepositoryNotFoundError as e: raise ValueError(f"expected a model on the hub, got {what}: there is none, or you may not read it. For a private one log in with: hf auth login") from e
     except RevisionNotFoundError as e: raise ValueError(f"expected a branch, tag or commit of {name!r}, got {revision!r}") from e
@@ -124,7 +133,7 @@ It follows lines. Where a drawing leaves a gap, colour may pass. Far from the si
 The weights: {licence}. The code: Apache-2.0.
 """
 
-# %% ../../nbs/studio/01c_pretrained.ipynb #df962bc4
+# %% ../../nbs/studio/01c_pretrained.ipynb #6b166d92
 @patch
 def push_to_hub(self:Colorizer,
     name,                   # 'owner/name', made if it is not there
@@ -134,7 +143,8 @@ def push_to_hub(self:Colorizer,
     message='Upload a model' # What the commit says
 )->str: # Address of the commit
     "Upload model and card to the Hugging Face hub"
-    api,_ = _hub().HfApi(),_check_name(name)
+    _check_name(name)
+    api = _hub().HfApi()
     with TemporaryDirectory() as folder:
         card = Path(self.save(folder, half))/'README.md'
         card.write_text(model_card(self, name, licence), encoding='utf-8')
