@@ -114,7 +114,7 @@ def retrace(
     darker = torch.minimum if isinstance(sketch, Tensor) else np.minimum
     return darker(sketch, wobble(sketch, px, seed))
 
-# %% ../../nbs/data/05h_hand.ipynb #a8beff4a
+# %% ../../nbs/data/05h_hand.ipynb #f9c3986b
 def _hatching(rng, cells):
     return rng.uniform(0,np.pi),rng.uniform(3.5,7),rng.uniform(.45,.8),rng.uniform(.4,1),rng.standard_normal((1,*cells))
 
@@ -127,6 +127,7 @@ def hatch(
     "Shade the dark places with rows of strokes"
     x = color if isinstance(color, Tensor) else to_tensor(color)
     dark = 1 - _grey(_levels(x)).view_as(sketch)/255
+    dark = dark - dark.mean((1,2,3), keepdim=True) + .4
     angle,apart,least,press,noise = _draws(_hatching, seed, sketch, cells=_cells(sketch,40))
     i,j = torch.meshgrid(*[torch.arange(n, device=sketch.device)/_unit(sketch) for n in sketch.shape[-2:]], indexing='ij')
     bent = _spread(noise, sketch)
