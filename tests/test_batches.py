@@ -252,3 +252,13 @@ def test_own_sketch_may_take_a_seed(pages):
 def test_unknown_sketch(pages):
     for sketch in ('ruff', None, 3):
         with pytest.raises(ValueError, match='expected a sketch among'): cpu(pages, sketch=sketch, bs=4)
+
+def test_cuts_and_recolor(pages):
+    "Several cuts of one picture agree with it; shuffled channels reach colour and cue alike"
+    one,two = [manga_dls(pages, crop=32, cuts=k, bs=4, device='cpu') for k in (1,2)]
+    a,b = one.one_batch(),two.one_batch()
+    assert [len(x) for x in a]==[4]*3 and [len(x) for x in b]==[8]*3
+    plain,mixed = [PageDL(one.train.dataset, bs=8, augment=True, recolor=r, device='cpu').one_batch() for r in (0.,1.)]
+    assert torch.equal(plain[2].sort(1).values, mixed[2].sort(1).values) and not torch.equal(plain[2], mixed[2])
+    assert (mixed[1][:,:3].mean((2,3))-mixed[2].mean((2,3))).abs().max()<.1
+    with pytest.raises(ValueError, match='at least one cut'): manga_dls(pages, cuts=0)
