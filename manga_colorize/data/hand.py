@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pen', 'broken', 'wobble', 'retrace', 'hatch', 'pencil', 'guides', 'speckle', 'despeckle', 'paper']
 
-# %% ../../nbs/data/05h_hand.ipynb #b5e6c798
+# %% ../../nbs/data/05h_hand.ipynb #e13ba576
 import math
 from functools import lru_cache,wraps
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..core import to_image,to_tensor
 from .cues import _draws
-from .sketch import _grey,_levels
+from .sketch import _blend,_grey,_levels
 
 # %% ../../nbs/data/05h_hand.ipynb #11815893
 def _any_sketch(f):
@@ -35,7 +35,16 @@ def _within(x, lo, hi, what):
 def _each(a): return a.view(-1,1,1,1)
 def _unit(x): return min(x.shape[-2:])/256
 
-# %% ../../nbs/data/05h_hand.ipynb #f4db3e34
+# %% ../../nbs/data/05h_hand.ipynb #d8f68389
+def _grow(x):
+    "The largest value of each 3 x 3 neighbourhood"
+    for dim in (-1,-2):
+        y,n = x.clone(),x.shape[dim]-1
+        for a,b in ((0,1),(1,0)): y.narrow(dim,a,n).copy_(torch.maximum(y.narrow(dim,a,n), x.narrow(dim,b,n)))
+        x = y
+    return x
+
+# %% ../../nbs/data/05h_hand.ipynb #1a21fd10
 def _pen(rng, px): return np.array(rng.uniform(-.6,1) if px is None else px),
 
 @_any_sketch
@@ -47,7 +56,7 @@ def pen(
     "Draw with a thicker or a thinner pen"
     px = _each(_draws(_pen, seed, sketch, px=_within(px,-8,8,'a width'))[0])*_unit(sketch)
     turn = torch.where(px>0, -1., 1.); x = sketch*turn
-    for i in range(math.ceil(px.abs().max())): x = x.lerp(F.max_pool2d(x,3,1,1), (px.abs()-i).clamp(0,1))
+    for i in range(math.ceil(px.abs().max())): x = x.lerp(_grow(x), (px.abs()-i).clamp(0,1))
     return x*turn
 
 # %% ../../nbs/data/05h_hand.ipynb #0fc24dae
@@ -135,7 +144,11 @@ def hatch(
     crest = (2*math.pi*across/_each(apart)).cos() - 1 + 1.6*(dark-_each(least)+.06*bent).clamp(min=0)/(1-_each(least))
     return torch.minimum(sketch, 1-2*_each(press)*(crest*3).clamp(0,1))
 
-# %% ../../nbs/data/05h_hand.ipynb #ce60cf2b
+# %% ../../nbs/data/05h_hand.ipynb #24b10c1c
+def _boxes(x, n):
+    "The sum of each n x n neighbourhood; beyond the border is paper"
+    return _blend(_blend(F.pad(x, [n//2]*4), [1.]*n, -1), [1.]*n, -2)
+
 def _graphite(rng, cells):
     return rng.uniform(.45,1),rng.uniform(0,.4),rng.uniform(0,.8),rng.standard_normal((1,*cells)),rng.random(2)
 
@@ -147,7 +160,7 @@ def pencil(
     "Draw in pencil: grey, soft, grainy, pressed harder here than there"
     dark,grain,soft,noise,at = _draws(_graphite, seed, sketch, cells=_cells(sketch,40))
     ink = (1-sketch)/2
-    ink = ink.lerp(F.avg_pool2d(F.pad(ink, [1]*4, mode='replicate'), 3, 1), _each(soft))
+    ink = ink.lerp(_boxes(ink, 3)/9, _each(soft))
     pressure = _each(dark)*(1+.3*_spread(noise, sketch)) - _each(grain)*_grain(at, sketch).abs()
     return 1 - 2*(ink*pressure.clamp(min=.1)).clamp(0,1)
 
@@ -188,7 +201,7 @@ def speckle(
     here = (_each(share)*(.7*_spread(noise, sketch)-.13).exp()).clamp(0,1)
     return torch.where(_grain(at, sketch)/2**.5 < torch.erfinv(2*here-1), -1., sketch)
 
-# %% ../../nbs/data/05h_hand.ipynb #80f20244
+# %% ../../nbs/data/05h_hand.ipynb #5b0fc67a
 @_any_sketch
 def despeckle(
     sketch,     # uint8 (H, W), or tensor (1, H, W) or (B, 1, H, W) in [-1, 1]
@@ -196,9 +209,9 @@ def despeckle(
 ): # As `sketch`
     "Wipe away the dots that belong to no line"
     ink = (sketch<0).float()
-    line = ink*(F.avg_pool2d(ink, 5, 1, 2)*25>least-.5)
-    for _ in range(2): line = F.max_pool2d(line,3,1,1)*ink
-    return torch.where(F.max_pool2d(line,3,1,1)>0, sketch, 1.)
+    line = ink*(_boxes(ink, 5)>least-.5)
+    for _ in range(2): line = _grow(line)*ink
+    return torch.where(_grow(line)>0, sketch, 1.)
 
 # %% ../../nbs/data/05h_hand.ipynb #90306511
 def _sheet(rng, cells):
