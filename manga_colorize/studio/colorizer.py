@@ -26,7 +26,11 @@ def _pix2pix(**kwargs):
     from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
     return Pix2Pix(UnetGenerator(**kwargs))
 
-archs = {'pix2pix':_pix2pix} # What a config's `arch` may be -> builder, called with the rest of the config
+def _cue_unet(**kwargs):
+    from manga_colorize.studio.network import CueUnet
+    return CueUnet(**kwargs)
+
+archs = {'pix2pix':_pix2pix, 'cue_unet':_cue_unet} # What a config's `arch` may be -> builder, called with the rest of the config
 
 # %% ../../nbs/studio/01_colorizer.ipynb #5f131009
 def build_model(
