@@ -177,15 +177,18 @@ def plot_losses(self:Adversarial,
     return ax
 
 # %% ../../nbs/pix2pix/03_training.ipynb #d5c1e489
-_defaults = dict(cue='blur', size=None, crop=None, l1=100., gan='vanilla', lr=2e-4, seed=0, precision=None)
+_shared = dict(size=None, seed=0, precision=None)
+_defaults = dict(pix2pix=dict(cue='blur', crop=None, l1=100., gan='vanilla', lr=2e-4), studio=dict(crop=128, bs=16, ngf=32, depth=6, lr=1e-3, epochs=30))
 
 def _settings(given, out, resume):
     "What was asked for, or what the run in `out` was started with"
     given,file = {k:v for k,v in given.items() if v is not None},out/'train.json'
     if not resume:
         if (out/'checkpoint.pt').exists(): raise ValueError(f"expected --resume or another folder, got the checkpoint of a run in {str(out)!r}")
-        scale = Scale.auto()
-        return {**_defaults, **dict(bs=scale.bs, ngf=scale.ngf, depth=scale.n_down, epochs=scale.epochs), **given}
+        scale,recipe = Scale.auto(),given.get('recipe', 'pix2pix')
+        if recipe not in _defaults: raise ValueError(f"expected a recipe among {list(_defaults)}, got {recipe!r}")
+        if recipe=='studio' and (foreign := given.keys()&{'cue','l1','gan'}): raise ValueError(f"expected none of {sorted(foreign)} with the studio recipe, which has its own")
+        return _shared | dict(bs=scale.bs, ngf=scale.ngf, depth=scale.n_down, epochs=scale.epochs) | _defaults[recipe] | given
     if not file.exists(): raise ValueError(f"expected a run to go on with, got no {str(file)!r}")
     kept = json.loads(file.read_text(encoding='utf-8'))
     other = {k:v for k,v in given.items() if kept.get(k)!=v}
@@ -193,8 +196,12 @@ def _settings(given, out, resume):
     return kept
 
 def _learner(dataset, files, s):
-    from manga_colorize.data.batches import manga_dls
     seed_everything(s['seed'])
+    if s.get('recipe')=='studio':
+        from manga_colorize.studio.recipe import recipe_dls,recipe_learner
+        dls = recipe_dls(dataset, s['bs'], s['size'], s['crop'], seed=s['seed'], resident=not files)
+        return recipe_learner(dls, s['ngf'], s['depth'], s['lr'], s['precision'])
+    from manga_colorize.data.batches import manga_dls
     dls = manga_dls(dataset, cue=s['cue'], size=s['size'], crop=s['crop'], bs=s['bs'], seed=s['seed'], resident=not files)
     return pix2pix_learner(dls, s['l1'], s['ngf'], s['depth'], lr=s['lr'], precision=s['precision'],
                            gan_loss=None if s['gan']=='none' else s['gan'])
@@ -204,6 +211,7 @@ def _learner(dataset, files, s):
 def manga_train(
     dataset:str,          # Folder that manga-dataset made
     out:str='painter',    # Folder for the model and its checkpoint
+    recipe:str=None,      # pix2pix, or studio for the small painter of all lines and cues; pix2pix by default
     cue:str=None,         # What the painter is told: blur, none, erased, point, patch, stroke or mixed; blur by default
     epochs:int=None,      # Passes over the data, the second half of them at a falling rate
     bs:int=None,          # Pictures in a batch
@@ -213,15 +221,15 @@ def manga_train(
     crop:int=None,        # Side of random cuts to train on; none by default
     l1:float=None,        # Weight of L1 beside the critic; 100 by default
     gan:str=None,         # vanilla, lsgan, or none for L1 alone; vanilla by default
-    lr:float=None,        # Learning rate; 0.0002 by default
+    lr:float=None,        # Learning rate; 0.0002 by default, 0.001 with the studio recipe
     precision:str=None,   # bf16, fp16 or fp32; what pays on this device by default
     seed:int=None,        # Decides weights, order and augmentation; 0 by default
     files:bool=False,     # Read pictures for each batch, instead of keeping all in memory
     resume:bool=False     # Go on from the last checkpoint, with the settings of that run
 ):
-    "Train Pix2Pix on a folder of pictures; what is not given depends on the device"
+    "Train a painter on a folder of pictures; what is not given depends on the recipe and the device"
     from manga_colorize.studio.colorizer import Colorizer
-    given = dict(cue=cue, epochs=epochs, bs=bs, ngf=ngf, depth=depth, size=size, crop=crop, l1=l1, gan=gan, lr=lr, precision=precision, seed=seed)
+    given = dict(recipe=recipe, cue=cue, epochs=epochs, bs=bs, ngf=ngf, depth=depth, size=size, crop=crop, l1=l1, gan=gan, lr=lr, precision=precision, seed=seed)
     out,stop = Path(out),StopOnCtrlC()
     try:
         s = _settings(given, out, resume)
