@@ -213,9 +213,9 @@ def despeckle(
     for _ in range(2): line = _grow(line)*ink
     return torch.where(_grow(line)>0, sketch, 1.)
 
-# %% ../../nbs/data/05h_hand.ipynb #90306511
+# %% ../../nbs/data/05h_hand.ipynb #7a12b0b5
 def _sheet(rng, cells):
-    return rng.uniform(.7,1),rng.uniform(0,.25),rng.uniform(0,.06),rng.uniform(0,.02),rng.standard_normal((1,*cells)),rng.random(2)
+    return 1-.35*rng.random()**2,rng.uniform(0,.25),rng.uniform(0,.06),rng.uniform(0,.02),rng.standard_normal((1,*cells)),rng.random(2)
 
 @_any_sketch
 def paper(

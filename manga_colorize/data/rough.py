@@ -17,21 +17,21 @@ from .hand import _each,broken,despeckle,guides,hatch,paper,pen,pencil,retrace,s
 from .sketch import _check_picture,_grey,_levels,_local_mean
 from .xdog import _xdog
 
-# %% ../../nbs/data/05i_rough.ipynb #067395cd
+# %% ../../nbs/data/05i_rough.ipynb #661b5111
 sketch_ways = dict(
     plain  = .45, # `sketchify(7, 2)`, left as it is
-    window = .18, # `sketchify` with windows of 5 to 15 pixels and margins of 1 to 8 levels
-    xdog   = .14, # `xdog` of several widths, black and grey, with and without filled blacks
-    clean  = .15, # As 'window', its dots wiped away
-    scaled = .08) # `sketchify` of the picture in another size
+    window = .15, # `sketchify` with windows of 5 to 15 pixels and margins of 1 to 8 levels
+    xdog   = .13, # `xdog` of several widths, black and grey, with and without filled blacks
+    clean  = .14, # As 'window', its dots wiped away
+    scaled = .13) # `sketchify` of the picture made smaller or larger: thick lines, or fine soft ones
 
 sketch_changes = dict(
     hatch=.2, retrace=.2, wobble=.35, pen=.4, broken=.35, speckle=.2, pencil=.4, guides=.12, paper=.3)
 
-# %% ../../nbs/data/05i_rough.ipynb #7bd3fdec
+# %% ../../nbs/data/05i_rough.ipynb #bd4985d7
 def _settings(rng):
     "One value for everything that a way may ask for"
-    return dict(block=rng.choice([5,7,7,9,11,13,15]), c=rng.integers(1,9), zoom=rng.choice([.625,.75,1.5]), sigma=rng.choice([.3,.4,.5,.7,1.]),
+    return dict(block=rng.choice([5,7,7,9,11,13,15]), c=rng.integers(1,9), zoom=rng.choice([.625,.75,1.5,1.5,2]), sigma=rng.choice([.3,.4,.5,.7,1.]),
                 epsilon=rng.choice([-.1,-.1,1,2,3]), phi=1e9 if rng.random()<.5 else np.exp(rng.uniform(np.log(.05), np.log(1))))
 
 def _share(table, among, what):
