@@ -6,6 +6,8 @@ from manga_colorize.data.world import World
 from manga_colorize.data.sketch import *
 from manga_colorize.data.cues import *
 from manga_colorize.data.strokes import mixed_cue,stroke_cue
+from manga_colorize.data.xdog import xdog
+from manga_colorize.data.rough import rough_sketch
 from manga_colorize.data.booru import Booru,EmbeddedBooru,Post,download
 from manga_colorize.data.sources import Drawn,Folder
 from manga_colorize.data.collections import BooruManifest,CiPairs,Danbooru20xx,HuggingFaceFolder,NicoIllust,open_source
