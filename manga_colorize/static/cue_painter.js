@@ -133,8 +133,9 @@ export class Cue {
           px[o + 3] = left;
         } else {
           const under = before[o + 3] / 255 * (1 - a), total = a + under;
-          for (let n = 0; n < 3; n++) px[o + n] = whole((c[n] * a + before[o + n] * under) / Math.max(total, 1e-9));
-          px[o + 3] = whole(total * 255);
+          const left = whole(total * 255);
+          for (let n = 0; n < 3; n++) px[o + n] = left ? whole((c[n] * a + before[o + n] * under) / total) : 255;
+          px[o + 3] = left;
         }
       }
   }

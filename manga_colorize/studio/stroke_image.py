@@ -39,7 +39,7 @@ def check_strokes(
         if why:=_stroke_error(s): raise ValueError(f"stroke {i}: expected {why}, got {str(s)[:80]}")
     return list(strokes)
 
-# %% ../../nbs/studio/03a_strokes.ipynb #934cbc70
+# %% ../../nbs/studio/03a_strokes.ipynb #eeadcaa6
 def _whole(x): return np.floor(x+.5).astype(np.uint8) # As JavaScript rounds; Python's round takes halves to even
 
 def _box(points, radius, h, w):
@@ -48,16 +48,15 @@ def _box(points, radius, h, w):
     right,bottom = np.ceil(points.max(0)+radius+1).clip(0, [w,h]).astype(int)
     return left,top,max(left,right),max(top,bottom)
 
-def _capsule(mask, a, b, ra, rb):
-    "Raise `mask` to the coverage of the capsule from `a` to `b`"
-    h,w = mask.shape
-    l,t,r,b_ = _box(np.stack([a,b]), max(ra,rb), h, w)
-    x,y = np.arange(l,r)[None]+.5-a[0],np.arange(t,b_)[:,None]+.5-a[1]
+def _capsule(mask, left, top, shape, a, b, ra, rb):
+    "Raise `mask`, whose corner is `left`, `top`, to the coverage of the capsule from `a` to `b`"
+    l,t,r,low = _box(np.stack([a,b]), max(ra,rb), *shape)
+    x,y = np.arange(l,r)[None]+.5-a[0],np.arange(t,low)[:,None]+.5-a[1]
     dx,dy = b-a; length = dx*dx+dy*dy
     along = ((x*dx+y*dy)/length).clip(0,1) if length>0 else 0.
     ex,ey = x-dx*along,y-dy*along
-    cover = (ra+(rb-ra)*along-np.sqrt(ex*ex+ey*ey)+.5).clip(0,1)
-    np.maximum(mask[t:b_,l:r], _whole(cover*255), out=mask[t:b_,l:r])
+    here = mask[t-top:low-top,l-left:r-left]
+    np.maximum(here, _whole((ra+(rb-ra)*along-np.sqrt(ex*ex+ey*ey)+.5).clip(0,1)*255), out=here)
 
 def line_mask(
     points, # [[x, y, pressure], ...], pixels; without a pressure it is 0.5
@@ -68,9 +67,8 @@ def line_mask(
     p = np.array([(*q,.5)[:3] for q in points], float)
     radius = np.maximum(.5, size/2*(.5+p[:,2].clip(0,1)))
     l,t,r,b = _box(p[:,:2], radius.max(), *shape)
-    mask = np.zeros((b-t,r-l), np.uint8); xy = p[:,:2]-[l,t]
-    if len(p)==1: _capsule(mask, xy[0], xy[0], radius[0], radius[0])
-    for i in range(len(p)-1): _capsule(mask, xy[i], xy[i+1], radius[i], radius[i+1])
+    mask = np.zeros((b-t,r-l), np.uint8)
+    for i,j in [(0,0),*((i,i+1) for i in range(len(p)-1))]: _capsule(mask, l, t, shape, p[i,:2], p[j,:2], radius[i], radius[j])
     return l,t,mask
 
 # %% ../../nbs/studio/03a_strokes.ipynb #6e619974
@@ -112,7 +110,7 @@ def region_mask(
         x,y = at
     return _grow(_flood(_grow(ink,reach), x, y), reach)
 
-# %% ../../nbs/studio/03a_strokes.ipynb #99b8bba9
+# %% ../../nbs/studio/03a_strokes.ipynb #d3af4c0f
 def empty_cue(
     shape # Height and width
 )->np.ndarray: # uint8 (H, W, 4): transparent white
@@ -132,11 +130,11 @@ def _coat(cue, mask, color, opacity):
     a = mask[...,None]/255*opacity; A = cue[...,3:]/255
     under = A*(1-a); total = a+under
     rgb = (np.array([int(color[i:i+2],16) for i in (1,3,5)])*a + cue[...,:3]*under)/np.maximum(total,1e-9)
-    return np.where(a>0, np.concatenate([_whole(rgb),_whole(total*255)], -1), cue)
+    return np.where(a>0, _bare_white(np.concatenate([_whole(rgb),_whole(total*255)], -1)), cue)
 
-def _rub(cue, mask, opacity):
-    left = _whole(cue[...,3]*(1-mask/255*opacity))
-    return np.where((left==0)[...,None], np.array([255,255,255,0],np.uint8), np.dstack([cue[...,:3],left]))
+def _rub(cue, mask, opacity): return _bare_white(np.dstack([cue[...,:3],_whole(cue[...,3]*(1-mask/255*opacity))]))
+
+def _bare_white(cue): return np.where(cue[...,3:]==0, np.array([255,255,255,0],np.uint8), cue)
 
 def paint_stroke(
     cue,    # uint8 (H, W, 4), changed in place
