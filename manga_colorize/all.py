@@ -4,8 +4,7 @@ from manga_colorize.data.ink import Canvas,Illustration
 from manga_colorize.data.identity import Character
 from manga_colorize.data.world import World
 from manga_colorize.data.sketch import *
-from manga_colorize.data.cues import *
-from manga_colorize.data.strokes import mixed_cue,stroke_cue
+from manga_colorize.data.cues import erase,erased_cue,mixed_cue,patch_cue,point_cue,stroke_cue
 from manga_colorize.data.xdog import xdog
 from manga_colorize.data.rough import rough_sketch
 from manga_colorize.data.booru import Booru,EmbeddedBooru,Post,download

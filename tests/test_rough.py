@@ -3,7 +3,7 @@ import pickle
 from functools import partial
 
 import numpy as np,pytest,torch
-import manga_colorize.data.cues as cues_,manga_colorize.data.hand as hand_,manga_colorize.data.strokes as strokes_
+import manga_colorize.data.points as cues_,manga_colorize.data.hand as hand_,manga_colorize.data.cues as strokes_
 from manga_colorize.core import to_tensor
 from manga_colorize.data.hand import broken,despeckle,guides,hatch,paper,pen,pencil,retrace,speckle,wobble
 from manga_colorize.data.rough import rough_sketch,sketch_changes,sketch_ways

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from ..core import show_pages
-from .cues import erased_cue,patch_cue,point_cue
 from .dataset import read_metadata
 from .sketch import blur_cue,no_cue,sketchify
 from .reading import Refused,fit,read_color
 from .rough import rough_sketch
-from .strokes import mixed_cue,stroke_cue
+from .cues import erased_cue,mixed_cue,patch_cue,point_cue,stroke_cue
 from .xdog import xdog
 from fastai.basics import *
 from torch import Tensor

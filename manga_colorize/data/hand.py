@@ -13,7 +13,7 @@ import numpy as np,torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core import to_image,to_tensor
-from .cues import _draws
+from .points import _draws
 from .sketch import _blend,_grey,_levels
 
 # %% ../../nbs/data/05h_hand.ipynb #11815893

@@ -12,7 +12,7 @@ import numpy as np,torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core import to_image,to_tensor
-from .cues import _dice,_seeds
+from .points import _dice,_seeds
 from .hand import _each,broken,despeckle,guides,hatch,paper,pen,pencil,retrace,speckle,wobble
 from .sketch import _check_picture,_grey,_levels,_local_mean
 from .xdog import _xdog

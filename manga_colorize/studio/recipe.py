@@ -9,7 +9,7 @@ __all__ = ['recipe_cue', 'recipe_dls', 'recipe_learner']
 from ..core import *
 from ..data.batches import manga_dls
 from ..data.sketch import blur_cue
-from ..data.strokes import mixed_cue
+from ..data.cues import mixed_cue
 from ..pix2pix.longruns import StopOnNaN
 from ..pix2pix.training import fast_cbs
 from .network import CueUnet
