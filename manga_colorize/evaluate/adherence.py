@@ -60,7 +60,7 @@ def ciede2000(
     twist = -2*_saturation(c)*_sin(60*np.exp(-((h-275)/25)**2))
     return np.sqrt(np.maximum(0, dl**2+dc**2+dh**2+twist*dc*dh))
 
-# %% ../../nbs/evaluate/04_adherence.ipynb #5446ec39
+# %% ../../nbs/evaluate/04_adherence.ipynb #313c8d6a
 @dataclass(eq=False)
 class Dot:
     "A dot of colour, and the region it is meant for"
@@ -74,7 +74,8 @@ def _clear(lines):
     return cv2.erode((lines>200).astype(np.uint8), np.ones((3,3),np.uint8), borderValue=1)>0
 
 def _parts(flats, least):
-    for r in np.unique(flats):
+    kinds,pixels = np.unique(flats, return_counts=True)
+    for r in kinds[pixels>=least]:
         n,labels,stats,_ = cv2.connectedComponentsWithStats((flats==r).astype(np.uint8), connectivity=4)
         yield from (labels==k for k in range(1,n) if stats[k,cv2.CC_STAT_AREA]>=least)
 
