@@ -419,7 +419,7 @@ function render({ model, el }) {
     strokes = get('strokes') ?? []; redo = [];
     cue.replay(strokes); show(whole_page());
     if (!same) fit();
-    showBrush(); await drawResult(); status();
+    showBrush(); await drawn(); status();
   };
   let queued = false;
   const later = () => { if (!queued) { queued = true; queueMicrotask(() => { queued = false; rebuild(); }); } };
@@ -430,8 +430,8 @@ function render({ model, el }) {
     if (turn !== drawing || !cue) return;
     context.clearRect(0, 0, cue.w, cue.h);
     if (bitmap) context.drawImage(bitmap, 0, 0, cue.w, cue.h);
-    root.dataset.drawn = get('_answered');
   };
+  const drawn = async () => { await drawResult(); root.dataset.drawn = get('_answered'); };
   const gallery = () => {
     const ideas = get('_ideas') ?? [], box = $('.cp-gallery');
     box.hidden = !ideas.length;
@@ -446,6 +446,7 @@ function render({ model, el }) {
   listen('change:strokes', () => { if (get('strokes') !== strokes) later(); });
   listen('change:_result', () => { drawResult(); });
   for (const name of ['busy', 'error', '_answered']) listen('change:' + name, status);
+  listen('change:_answered', drawn);
   for (const name of ['palette', '_found']) listen('change:' + name, swatches);
   listen('change:brush', () => { if (!equal(get('brush'), brush)) { brush = { ...brush, ...get('brush') }; showBrush(); } });
   listen('change:auto', () => { $('.cp-auto input').checked = get('auto'); status(); });
@@ -619,7 +620,7 @@ function render({ model, el }) {
   $('.cp-auto input').checked = get('auto');
   theme(); setLayers(); swatches(); showBrush(); gallery(); place(); status();
   const ready = rebuild();
-  root.cuePainter = { ready, cue: () => cue && { w: cue.w, h: cue.h, pixels: new Uint8Array(cue.px) }, strokes: () => strokes, toClient: (x, y) => {
+  root.cuePainter = { ready, asked: () => get('_asked') ?? 0, cue: () => cue && { w: cue.w, h: cue.h, pixels: new Uint8Array(cue.px) }, strokes: () => strokes, toClient: (x, y) => {
     const r = stage.getBoundingClientRect(), s = view.zoom * cue.scale;
     return [r.left + stage.clientLeft + view.x + x * s, r.top + stage.clientTop + view.y + y * s];
   } };
