@@ -76,7 +76,7 @@ def test_the_limit_decides():
     for limit,n in ((None,1),(300*300,1),(300*300-1,9)):
         paint.limit,paint.tile,paint.overlap = limit,160,64
         paint.model.sizes.clear(); paint(sketch,cue); assert len(paint.model.sizes)==n
-    assert Colorizer.limit==1024*1024 and Colorizer(Near()).limit==Colorizer.limit
+    assert Colorizer.limit==768*768 and Colorizer(Near()).limit==Colorizer.limit
 
 def test_tiles_fit_any_stride():
     sketch,cue = page(700,300)

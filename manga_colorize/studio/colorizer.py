@@ -46,7 +46,7 @@ def build_model(
 # %% ../../nbs/studio/01_colorizer.ipynb #9fe14917
 class Colorizer:
     "A trained model as one object: `paint(sketch, cue)` is the coloured page"
-    limit = 1024*1024     # Pixels; a page of more is painted in tiles, None for never
+    limit = 768*768        # Pixels; a page of more is painted in tiles, None for never
     tile,overlap = 768,128 # Side of a tile at most, and what neighbours share at least, pixels; rounded up to the model's stride
     def __init__(self,
         model:nn.Module, # Called with (B, 1, H, W) and (B, 4, H, W), gives (B, 3, H, W) in [-1, 1]; has `stride` and `config`
