@@ -11,6 +11,7 @@ from manga_colorize.data.sketch import blur_cue,no_cue,sketchify
 from manga_colorize.data.world import World
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio.colorizer import Colorizer
+from manga_colorize.studio.network import CueUnet
 from manga_colorize.studio.tiles import in_tiles,tile_shares,tile_spans
 
 class Near(nn.Module):
@@ -108,23 +109,29 @@ def seams(off, axis, spans):
     marks = {m for (_,e),(s,_) in zip(spans,spans[1:]) for m in (s,e,s+(e-s)//4,e-(e-s)//4,(s+e)//2)}
     return [step[m-1]/np.median(np.r_[step[m-9:m-1],step[m:m+8]]) for m in marks]
 
-@pytest.mark.parametrize('told', ['blur','nothing'])
-def test_no_step_where_tiles_of_a_unet_meet(told):
+def untrained(name):
+    "A network whose depth counts, made to paint: at first it would leave the page grey, or as the cue has it"
     torch.manual_seed(1)
-    net = UnetGenerator(4, ngf=8, n_down=6)
+    net = Pix2Pix(UnetGenerator(4, ngf=8, n_down=6)) if name=='unet' else CueUnet(width=8, depth=6, full=4)
     for m in net.modules():
-        if isinstance(m, (nn.Conv2d,nn.ConvTranspose2d)): m.weight.data *= 4 # an untrained net is grey: make it paint, from its depth too
+        if isinstance(m, (nn.Conv2d,nn.ConvTranspose2d)): m.weight.data *= 4 if name=='unet' else 2
+    if name!='unet': net.last[-1].weight.data *= 10
+    return net
+
+@pytest.mark.parametrize('told', ['blur','nothing'])
+@pytest.mark.parametrize('name', ['unet','cue unet'])
+def test_no_step_where_tiles_of_a_network_meet(name, told):
     color = World(seed=1).illustration(2, size=640).color
     s,c = to_tensor(sketchify(color))[None],to_tensor(blur_cue(color))[None]
     if told=='nothing': c = no_cue(s)
-    paint = Colorizer(Pix2Pix(net)); paint.limit = None
+    paint = Colorizer(untrained(name)); paint.limit = None
     whole,hard = paint(s,c),torch.cat([paint(s[...,a:b],c[...,a:b]) for a,b in ((0,320),(320,640))], -1)
     paint.limit,paint.tile,paint.overlap = 1,320,128
     off,spans = paint(s,c)-whole,tile_spans(640, 320, 128, 64)
-    assert len(spans)==3 and whole.std()>.05 and off.abs().mean()*127>.2, 'the network looks far, so tiles change it'
+    assert len(spans)==3 and whole.std()>.05 and off.abs().mean()*127>.05, 'the network looks far, so tiles change it'
     soft = [max(seams(off,axis,spans)) for axis in (0,1)]
     print('steps where tiles meet', soft, 'without fading', seams(hard-whole, 1, [(0,320),(320,640)]))
-    assert max(soft)<1.25 and max(seams(hard-whole, 1, [(0,320),(320,640)]))>2
+    assert max(soft)<1.3 and max(seams(hard-whole, 1, [(0,320),(320,640)]))>2
 
 # --- memory
 
