@@ -343,7 +343,7 @@ function render({ model, el }) {
   };
   const lose = () => {
     lost = true;
-    $('.cp-banner span').textContent = 'The kernel is gone. Nothing you painted is lost: keep the strokes, run the cell again, and give them to painter.strokes.';
+    $('.cp-banner span').textContent = model.lost ?? 'The kernel is gone. Nothing you painted is lost: keep the strokes, run the cell again, and give them to painter.strokes.';
     status();
   };
   const swatches = () => {

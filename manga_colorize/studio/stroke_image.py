@@ -194,12 +194,18 @@ class Replay:
         for s in strokes[same:]: self._paint(s)
         return self.cue.copy()
 
-# %% ../../nbs/studio/03a_strokes.ipynb #f735d40c
+# %% ../../nbs/studio/03a_strokes.ipynb #02d2923d
 def _pale(color): return '#'+''.join(f'{(int(color[i:i+2],16)+2*255)//3:02x}' for i in (1,3,5))
+
+def _lines(ink, least=2e-4):
+    "Ink without specks smaller than a share `least` of the page"
+    _,labels,stats,_ = cv2.connectedComponentsWithStats(ink, connectivity=8)
+    large = stats[:,cv2.CC_STAT_AREA]>=least*ink.size; large[0] = False
+    return large[labels].astype(np.uint8)
 
 def _regions(sketch, n, gap):
     "The `n` largest regions: where there is most room in each, how much, and whether it touches the edge"
-    free = 1-_grow((sketch<ink_level(sketch)).astype(np.uint8), math.ceil(gap/2))
+    free = 1-_grow(_lines((sketch<ink_level(sketch)).astype(np.uint8)), math.ceil(gap/2))
     room = cv2.distanceTransform(free, cv2.DIST_L2, 5)
     _,labels,stats,_ = cv2.connectedComponentsWithStats(free, connectivity=4)
     order = 1+np.argsort(-stats[1:,cv2.CC_STAT_AREA], kind='stable')[:n]
