@@ -12,6 +12,7 @@ from manga_colorize.data.world import World
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio.colorizer import Colorizer
 from manga_colorize.studio.network import CueUnet
+from manga_colorize.studio.pretrained import embedded_folder
 from manga_colorize.studio.tiles import in_tiles,tile_shares,tile_spans
 
 class Near(nn.Module):
@@ -132,6 +133,19 @@ def test_no_step_where_tiles_of_a_network_meet(name, told):
     soft = [max(seams(off,axis,spans)) for axis in (0,1)]
     print('steps where tiles meet', soft, 'without fading', seams(hard-whole, 1, [(0,320),(320,640)]))
     assert max(soft)<1.3 and max(seams(hard-whole, 1, [(0,320),(320,640)]))>2
+
+@pytest.mark.skipif(not (embedded_folder()/'config.json').exists(), reason='the package has no weights')
+@pytest.mark.parametrize('told', ['blur','nothing'])
+def test_no_step_where_tiles_of_the_embedded_model_meet(told):
+    color = World(seed=11).illustration(2, size=1024).color
+    s,c = to_tensor(sketchify(color))[None],to_tensor(blur_cue(color))[None]
+    if told=='nothing': c = no_cue(s)
+    paint = Colorizer.from_pretrained(device='cpu'); stride = paint.model.stride
+    paint.limit = None; whole = paint(s,c)
+    paint.limit = Colorizer.limit; tiled = paint(s,c)
+    spans = tile_spans(1024, 768, 128, stride); assert len(spans)==2
+    for axis in (0,1): assert max(seams(tiled,axis,spans))<1.25*max(seams(whole,axis,spans))
+    print('mean change by tiles, levels', (tiled-whole).abs().mean().item()*127.5)
 
 # --- memory
 
