@@ -222,16 +222,16 @@ def head(card):
     return yaml.safe_load(card.split('---\n')[1])
 
 def test_the_card_says_what_the_config_knows():
-    card = model_card(tiny(data=dict(kind='world', pictures=9000, world=0, cast=None), protocol=dict(size=256, cue='mixed', sketch=dict(c=2)), seen=1234567,
+    card = model_card(tiny(data=dict(kind='world', pictures=9000, world=0, cast=None), protocol=dict(size=256, cue='mixed', sketch=dict(c=2)), seen=1234567, training=dict(epochs=30),
                            figures={'real art':dict(psnr=22.1)}), 'a/b')
     assert head(card)['license']=='apache-2.0' and head(card)['library_name']=='manga_colorize'
-    for said in ("No one's art",'| pictures | 9000 |','| sketch.c | 2 |','1,234,567','| real art.psnr | 22.1 |',"from_pretrained('a/b')"): assert said in card, said
+    for said in ("No one's art",'| pictures | 9000 |','| sketch.c | 2 |','| epochs | 30 |','1,234,567','| real art.psnr | 22.1 |',"from_pretrained('a/b')"): assert said in card, said
     assert 'None' not in card
 
 def test_the_card_promises_nothing_it_does_not_know():
     for config in ({}, dict(data=dict(kind='folder')), dict(data=dict(kind='mixed', world=0))):
         card = model_card(tiny(**config))
-        assert "No one's art" not in card and head(card)['license']=='unknown' and 'Nothing was written down' in card
+        assert "No one's art" not in card and head(card)['license']=='unknown' and 'No figures yet' in card and 'Nothing was written down' in card
     assert head(model_card(tiny(), licence='mit'))['license']=='mit'
 
 def test_strange_words_stay_in_their_cell():

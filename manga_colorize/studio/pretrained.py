@@ -83,16 +83,16 @@ def _origin(config):
     if _of_world(config): return "Pictures that a program drew, the World of manga_colorize. No one's art went in."
     return 'Pictures of other people may have gone in: ask whoever trained it. manga_colorize knows this much.'
 
-# %% ../../nbs/studio/01c_pretrained.ipynb #327bff1d
+# %% ../../nbs/studio/01c_pretrained.ipynb #888ac0d6
 def model_card(
-    paint:Colorizer, # Its config tells the rest: `data`, `protocol`, `seen`, and `figures`, a dict of what was measured
+    paint:Colorizer, # Its config tells the rest: `data`, `protocol`, `seen`, `training`, and `figures`, a dict of what was measured
     name='my model', # 'owner/name' if it will be on the hub
     licence=None     # A name that the hub knows, such as 'mit'; None for 'apache-2.0' if the World drew all pictures, otherwise 'unknown'
 )->str: # Markdown with a YAML head
     "Write what somebody should know before using a model"
     c,licence = paint.config,licence or ('apache-2.0' if _of_world(paint.config) else 'unknown')
     seen = c.get('data',{}) | ({'pictures seen in training':f"{c['seen']:,}"} if isinstance(c.get('seen'),int) else {})
-    figures = _table(c['figures']) if c.get('figures') else 'Nothing was written down. `evaluate_folder` measures it on your own pictures.'
+    figures = _table(c['figures']) if c.get('figures') else 'No figures yet. `evaluate_folder` measures it on your own pictures.'
     return f"""---
 license: {licence}
 library_name: manga_colorize
@@ -119,6 +119,10 @@ paint('drawing.png', 'strokes.png').save('page.png')
 ## How sketch and cue were made
 
 {_table(c.get('protocol',{}))}
+
+## How it was trained
+
+{_table(c['training']) if c.get('training') else 'Nothing was written down.'}
 
 ## What was measured
 
