@@ -9,6 +9,10 @@ from PIL import Image
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser tests')
 from manga_colorize.data.world import World
+from manga_colorize.core import to_image,to_tensor
+from manga_colorize.studio.inputs import soften_cue
+from manga_colorize.studio.paint_page import PaintPage
+from manga_colorize.studio.painter import CuePainter
 from manga_colorize.studio.stroke_image import replay
 
 STATIC = files('manga_colorize')/'static'
@@ -26,7 +30,7 @@ def browser():
 @pytest.fixture
 def page(browser):
     page = browser.new_page(viewport=dict(width=1280, height=1000)); page.set_default_timeout(LONG)
-    page.said = []; page.on('pageerror', lambda e: page.said.append(str(e)))
+    page.said = []; page.on('pageerror', lambda e: page.said.append(str(e))); page.on('console', lambda m: page.said.append(m.text) if m.type=='error' else None)
     yield page
     page.close()
 
@@ -193,11 +197,66 @@ def test_jupyterlab(page, jupyter, tmp_path):
     page.screenshot(path=tmp_path/'lab_lost.png')
     with page.expect_download() as download: banner.locator('button').click()
     assert json.loads(Path(download.value.path()).read_text())['strokes']==first.strokes()
-    assert not page.said, page.said
 
 def test_notebook7(page, jupyter, tmp_path):
     url,token,folder = jupyter
     first,second = open_and_run(page, f'{url}/notebooks/nb7.ipynb?token={token}')
     paint_and_check(first)
     page.screenshot(path=tmp_path/'nb7.png')
-    assert second.strokes()==[] and not page.said, page.said
+    assert second.strokes()==[]
+
+# ---------------------------------------------------------------- on the page of manga-paint
+
+def wash(sketch, cue):
+    "As in the notebooks above"
+    return Image.fromarray((to_image(soften_cue(to_tensor(cue)[None], sigma=6)[0])*(sketch[...,None]/255)).astype(np.uint8))
+
+@pytest.fixture
+def house(tmp_path):
+    with PaintPage(CuePainter(World(seed=0).illustration(14).lines, wash, folder=tmp_path/'kept')) as h: yield h
+
+def opened(page, house):
+    page.goto(house.url)
+    painter = Painter(page, page.locator('.cue-painter')); painter.root.wait_for()
+    return painter
+
+def test_page(page, house, tmp_path):
+    "The same strokes as in a notebook; a model that fails; another sketch; the end"
+    painter = opened(page, house)
+    paint_and_check(painter)
+    assert painter.strokes()==house.painter.strokes and painter.cue(48,20)==house.painter.cue[20,48].tolist()
+    page.screenshot(path=tmp_path/'page.png')
+    painter.do('compare'); assert painter.root.locator('.cp-wipe').is_visible(); painter.do('compare')
+    painter.press('Alt'); painter.do('pick'); painter.stroke((8,8)); painter.press('b')
+    assert painter.root.locator('.cp-color code').inner_text()=='#2f6fd0'          # picked from the fill
+    def tired(sketch, cue): raise MemoryError('too large for me')
+    house.painter.auto = False; house.painter.paint = tired; house.painter.auto = True
+    painter.stroke((100,200),(120,210))
+    page.wait_for_function("root => root.dataset.state === 'error'", arg=painter.root.element_handle())
+    assert 'too large for me' in painter.status() and len(painter.strokes())==4==len(house.painter.strokes)
+    house.painter.paint = wash; painter.settled(); assert 'strokes' in painter.status()
+    painter.do('ideas'); ideas = painter.root.locator('.cp-gallery button'); ideas.nth(3).wait_for(); ideas.nth(2).click(); painter.settled()
+    assert painter.strokes()==house.painter._ideas[2]['strokes']
+    house.painter.strokes = [dict(tool='point', color='#ff0000', size=30, points=[[200,30]])]     # from Python
+    page.wait_for_function("root => root.cuePainter.strokes().length === 1", arg=painter.root.element_handle())
+    assert painter.cue(200,30)==[255,0,0,255]
+    Image.fromarray(World(seed=0).illustration(3,size=96).lines).save(tmp_path/'other.png')
+    painter.root.locator('input[type=file]').set_input_files(tmp_path/'other.png')
+    page.wait_for_function("root => root.cuePainter.cue()?.w === 96", arg=painter.root.element_handle())
+    assert painter.strokes()==[] and not page.said, page.said
+    house.close()
+    painter.root.locator('.cp-banner').wait_for()
+    assert 'manga-paint has ended' in painter.root.locator('.cp-banner').inner_text()
+
+def test_dark_and_narrow(browser, house, tmp_path):
+    "Readable in the dark and on a phone; a finger paints, another page follows"
+    context = browser.new_context(viewport=dict(width=420, height=900), color_scheme='dark', has_touch=True)
+    page,other = context.new_page(),context.new_page(); page.set_default_timeout(LONG); other.set_default_timeout(LONG); page.said = other.said = []
+    painter,follower = opened(page, house),opened(other, house)
+    painter.settled(); page.bring_to_front()
+    assert painter.root.get_attribute('data-theme')=='dark'
+    x,y = painter.client(128,128); page.touchscreen.tap(x, y); painter.settled()
+    assert len(painter.strokes())==1 and painter.cue(128,128)[3]>200
+    other.wait_for_function("root => root.cuePainter.strokes().length === 1", arg=follower.root.element_handle())
+    painter.do('help'); page.screenshot(path=tmp_path/'dark.png')
+    context.close()

@@ -303,7 +303,7 @@ function render({ model, el }) {
   // ---- seeing
   const place = () => {
     page.style.transform = `translate(${view.x}px,${view.y}px) scale(${view.zoom})`;
-    page.classList.toggle('cp-pixels', view.zoom > 2.5);
+    page.classList.toggle('cp-pixels', view.zoom > 6);
     $('.cp-zoom').textContent = Math.round(view.zoom * (cue?.scale ?? 1) * 100) + '%';
     wipe.style.display = compare === null ? 'none' : '';
     if (cue) { wipe.style.left = clip(view.x + (compare ?? 0) * cue.w * view.zoom, 0, stage.clientWidth) + 'px'; }

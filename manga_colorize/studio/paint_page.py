@@ -19,7 +19,7 @@ from fastcore.script import call_parse
 from .colorizer import Colorizer
 from .painter import CuePainter
 
-# %% ../../nbs/studio/03c_paint_page.ipynb #921755c1
+# %% ../../nbs/studio/03c_paint_page.ipynb #f3fd88a1
 shared = ('strokes','palette','brush','auto','busy','error','_sketch','_base','_result','_scale','_asked','_answered','_found','_ideas')
 writable = {'strokes','brush','auto','_asked'} # What a page may set
 
@@ -28,7 +28,7 @@ class Changes:
     def __init__(self,
         painter # A CuePainter
     ):
-        self.painter,self.news,self.version = painter,threading.Condition(),1
+        self.painter,self.news,self.version,self.ended = painter,threading.Condition(),1,False
         self.seen,self.said,self.author = {n:(1,None) for n in shared},[],threading.local()
         painter.observe(lambda change: self.note(change['name']), shared)
         painter.send = self.say
@@ -60,12 +60,12 @@ class Changes:
     )->dict: # `version`, `values` of traits that have changed, and `messages`
         "Wait for changes and give them all"
         with self.news:
-            self.news.wait_for(lambda: self.version>version, timeout)
+            self.news.wait_for(lambda: self.version>version or self.ended, timeout)
             names = [n for n,(v,who) in self.seen.items() if v>version and who!=me]
             messages = [m for v,m in self.said if v>version]
             return dict(version=self.version, values={n:getattr(self.painter,n) for n in names}, messages=messages)
 
-# %% ../../nbs/studio/03c_paint_page.ipynb #f124cd48
+# %% ../../nbs/studio/03c_paint_page.ipynb #e98f5bc3
 def _plain(x): return {'$':base64.b64encode(x).decode()}
 
 class _Door(BaseHTTPRequestHandler):
@@ -76,7 +76,7 @@ class _Door(BaseHTTPRequestHandler):
     def answer(self, status, body, kind='text/plain', **headers):
         body = body if isinstance(body, bytes) else body.encode()
         self.send_response(status)
-        self.close_connection = status>=400 # what is left of a refused body must not be taken for the next request
+        if status>=400: self.send_header('Connection', 'close') # what is left of a refused body must not be taken for the next request
         headers = {'Content-Type':f'{kind}; charset=utf-8', 'Content-Length':len(body), 'Cache-Control':'no-store', 'X-Content-Type-Options':'nosniff', 'Referrer-Policy':'no-referrer', **headers}
         for k,v in headers.items(): self.send_header(k, str(v))
         self.end_headers()
@@ -84,7 +84,8 @@ class _Door(BaseHTTPRequestHandler):
 
     def admitted(self, query):
         token = self.headers.get('X-Token') or query.get('token','')
-        if self.headers.get('Host') not in self.house.hosts: self.answer(403, 'expected a request to this computer')
+        if self.house.closed: self.answer(503, 'manga-paint has ended')
+        elif self.headers.get('Host') not in self.house.hosts: self.answer(403, 'expected a request to this computer')
         elif not secrets.compare_digest(token.encode(), self.house.token.encode()): self.answer(403, 'expected the token that manga-paint printed')
         else: return True
 
@@ -105,7 +106,8 @@ class _Door(BaseHTTPRequestHandler):
     def changes(self, query):
         after = query.get('after','0')
         if not after.isdigit(): return self.answer(400, 'expected a number')
-        self.answer(200, json.dumps(self.house.changes.after(int(after), query.get('me','')), default=_plain), 'application/json')
+        news = self.house.changes.after(int(after), query.get('me',''))
+        self.answer(200, json.dumps(news, default=_plain), 'application/json')
 
     def do_POST(self):
         n = self.headers.get('Content-Length','')
@@ -115,18 +117,23 @@ class _Door(BaseHTTPRequestHandler):
         except Exception as e: return self.answer(400, f'{type(e).__name__}: {e}')
         self.answer(200, 'ok')
 
-# %% ../../nbs/studio/03c_paint_page.ipynb #d73c68d6
+# %% ../../nbs/studio/03c_paint_page.ipynb #60f548b3
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    def handle_error(self, request, address):
+        if not isinstance(sys.exc_info()[1], ConnectionError): super().handle_error(request, address) # a page that was closed is no error
+
 class PaintPage:
     "Serve a painter as a web page on this computer; `url` holds the token"
     most = 2**26 # Bytes in a request
     static = files('manga_colorize')/'static'
+    closed = False
     def __init__(self,
         painter, # A CuePainter
         port=0   # 0 for any that is free
     ):
         self.painter,self.changes,self.token,self.turn = painter,Changes(painter),secrets.token_urlsafe(24),threading.Lock()
-        self.server = ThreadingHTTPServer(('127.0.0.1',port), partial(_Door, self))
-        self.server.daemon_threads = True
+        self.server = _Server(('127.0.0.1',port), partial(_Door, self))
         self.port = self.server.server_address[1]
         self.hosts = {f'{h}:{self.port}' for h in ('127.0.0.1','localhost')}
         self.url = f'http://127.0.0.1:{self.port}/?token={self.token}'
@@ -142,11 +149,15 @@ class PaintPage:
             if state: self.painter.set_state(state)
             if 'content' in sent: self.painter._message(self.painter, sent['content'], [base64.b64decode(b) for b in sent.get('buffers',[])])
 
-    def close(self): self.server.shutdown(); self.server.server_close()
+    def close(self):
+        self.closed = True
+        self.server.shutdown(); self.server.server_close()
+        with self.changes.news: self.changes.ended = True; self.changes.news.notify_all()
+
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
-# %% ../../nbs/studio/03c_paint_page.ipynb #febc4a97
+# %% ../../nbs/studio/03c_paint_page.ipynb #81f585b6
 try: # a sketch that may be left out: fastcore 1 has `Param` for it, fastcore 2 `Annotated`
     from fastcore.script import Param
     _Sketch = Param('Line art, or a folder that the painter saved; none to open one in the page', str, nargs='?', opt=False)
@@ -155,9 +166,10 @@ except ImportError:
     _Sketch = Annotated[str, 'Line art, or a folder that the painter saved; none to open one in the page', {'nargs':'?'}]
 
 def _model(folder):
-    if folder is None:
-        from manga_colorize.studio import pretrained
-    return Colorizer.from_pretrained() if folder is None else Colorizer.load(folder)
+    from manga_colorize.studio.pretrained import embedded_folder
+    if folder is None and not (embedded_folder()/'config.json').exists():
+        raise ValueError('it needs a model: --model DIR. To make one in minutes: manga-demo --out demo, then --model demo/model')
+    return Colorizer.load(embedded_folder() if folder is None else folder)
 
 def open_painter(
     sketch=None, # Picture file, or folder as `CuePainter.save` leaves it; None to open one later
