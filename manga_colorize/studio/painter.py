@@ -139,6 +139,14 @@ def _show(self:CuePainter, picture):
     self._found = ['#%02x%02x%02x'%c for _,c in sorted(few.convert('RGB').getcolors(), reverse=True)]
     for f in self._listeners: f(picture)
 
+# %% ../../nbs/studio/03_painter.ipynb #ae0049b9
+@patch
+def _repr_mimebundle_(self:CuePainter, **kwargs):
+    data,meta = AnyWidget._repr_mimebundle_(self, **kwargs)
+    if self.canvas is None: return data,meta
+    sheet = page_sheet([self.canvas], [self.cue], [self.result], titles=('sketch','cue','result'), px=200)
+    return {**data,'image/jpeg':base64.b64encode(jpeg_bytes(sheet)).decode()},meta
+
 # %% ../../nbs/studio/03_painter.ipynb #0e873fa5
 @patch
 def wait(self:CuePainter,
@@ -273,11 +281,3 @@ def _message(self:CuePainter, widget, content, buffers):
     if name=='open': return self._do(self._do_open, content, buffers)
     f = dict(save=self._do_save, download=self._do_download, ideas=self._do_ideas).get(str(name))
     if f: threading.Thread(target=self._do, args=(f,content,buffers), daemon=True).start()
-
-# %% ../../nbs/studio/03_painter.ipynb #ae0049b9
-@patch
-def _repr_mimebundle_(self:CuePainter, **kwargs):
-    data,meta = AnyWidget._repr_mimebundle_(self, **kwargs)
-    if self.canvas is None: return data,meta
-    sheet = page_sheet([self.canvas], [self.cue], [self.result], titles=('sketch','cue','result'), px=200)
-    return {**data,'image/jpeg':base64.b64encode(jpeg_bytes(sheet)).decode()},meta
