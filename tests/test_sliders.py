@@ -132,3 +132,7 @@ def test_two_panels_do_not_mix():
 def test_words_are_escaped():
     def rude(sketch, cue): raise ValueError('<script>')
     assert '&lt;script&gt;' in explore(color, rude).panel().status.value
+
+def test_values_are_round():
+    panel = explore(color).panel(); panel.controls['sigma'].value = 42.00000000000001; panel.wait(20)
+    assert panel.explorer.knobs.sigma==42

@@ -1,10 +1,11 @@
 "Real or painted? Trials, statistics, players, files, and the view without a browser"
-import json,math,re
+import json,math,re,shutil
 
 import numpy as np,pytest
 from manga_colorize.core import over_white
 from manga_colorize.data.sketch import blur_cue
 from manga_colorize.studio.turing import *
+from manga_colorize.studio.turing import _pictures
 
 def flat(i, size=16): return np.full((size,size,3), i, np.uint8)
 pairs = [(flat(i), flat(100+i)) for i in range(40)]
@@ -153,3 +154,19 @@ def test_hasty_clicks_are_ignored():
     view.buttons['left'].click(); assert not view.test.answers
     view.began -= .7; view.buttons['left'].click(); assert not view.test.answers
     view.began -= .2; view.buttons['left'].click(); assert len(view.test.answers)==1 and view.test.answers[0]['seconds']>=.8
+
+@pytest.mark.parametrize('seconds', [None,.5,2])
+def test_the_browser_keeps_the_time(seconds):
+    "Hidden for half a second, shown for as long as asked, hidden again; the clock of the animation is set by hand"
+    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser tests')
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not chromium: pytest.skip('Chromium is not installed: no browser tests')
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox','--disable-gpu','--disable-dev-shm-usage'])
+        page = browser.new_page(); page.set_content(_pictures(draw_trials(pairs)[0], seconds, 64))
+        seen = page.evaluate("""times => [...document.querySelectorAll('img')].map(e => times.map(t => {
+            for (const a of e.getAnimations()) { a.pause(); a.currentTime = t; }
+            return getComputedStyle(e).visibility === 'visible'; }))""", [0,490,510,500+1000*(seconds or 1)-10,500+1000*(seconds or 1)+10])
+        widths = page.evaluate("[...document.querySelectorAll('img')].map(e => [e.naturalWidth, e.width])")
+        browser.close()
+    assert seen==[[True]*5 if seconds is None else [False,False,True,True,False]]*2 and widths==[[16,64]]*2

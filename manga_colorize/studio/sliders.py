@@ -151,7 +151,7 @@ def sheet(self:Explorer,
     columns = self.columns()
     return page_sheet(*[[x] for x in columns.values()], titles=list(columns), px=px)
 
-# %% ../../nbs/studio/03e_sliders.ipynb #9e16ef79
+# %% ../../nbs/studio/03e_sliders.ipynb #c9537d2c
 def _controls(w, e):
     "A menu or slider for each knob, by name; in their usual ranges"
     k,menu = e.knobs,lambda options,value: w.Dropdown(options=list(options), value=value)
@@ -161,7 +161,7 @@ def _controls(w, e):
 
 def _option_sliders(w, e):
     "A slider for each option, by model and name"
-    return {(m,k):w.FloatSlider(e.told[m][k], min=lo, max=hi, step=(hi-lo)/100)
+    return {(m,k):w.FloatSlider(e.told[m][k], min=lo, max=hi, step=(hi-lo)/1000)
             for m,f in e.models.items() for k,(lo,hi,_) in options_of(f).items()}
 
 # %% ../../nbs/studio/03e_sliders.ipynb #1e3c6013
@@ -190,14 +190,14 @@ class SliderPanel:
         "Wait until the pictures have caught up with the sliders"
         return self.jobs.wait(timeout)
 
-# %% ../../nbs/studio/03e_sliders.ipynb #32283116
+# %% ../../nbs/studio/03e_sliders.ipynb #361cb363
 @patch
 def _turn(self:SliderPanel, name, value):
     "Note that a hand has moved a slider"
     if self.following: return
     with self.lock:
         if name=='model': self.wanted = {k:v for k,v in self.wanted.items() if k in self.controls} # options are another one's
-        self.wanted[name] = value
+        self.wanted[name] = round(value,6) if isinstance(value, float) else value # a slider says 42.00000000000001
     self.jobs.put(self._apply)
 
 @patch
