@@ -91,6 +91,22 @@ def test_latest_wins_while_the_model_is_slow():
     gate.set(); painter.wait()
     assert len(seen)==2 and painter._answered==8 and seen[1]==(painter.cue[...,3]>0).sum()
 
+def test_no_change_gets_lost_between_threads(painter):
+    "300 strokes from the browser while the model answers: what the browser was told last is how things are"
+    told = {}; painter.observe(lambda change: told.update({change['name']:change['new']}), ['busy','_answered','_result'])
+    for n in range(1,301): painter.set_state(dict(strokes=[dict(RED, size=n%40)], _asked=n))
+    painter.wait()
+    assert told==dict(busy=False, _answered=300, _result=painter._result)
+
+def test_saving_from_the_browser_spares_other_pictures(painter, tmp_path):
+    "Three painters with one folder: three folders; saving twice writes into the same one"
+    said = []
+    for i in range(3):
+        p = CuePainter(painter.sketch, folder=tmp_path/'painted'); p.send = lambda content, buffers=None: said.append(content['say'])
+        for _ in range(2): p._do_save({}, [])
+    assert [Path(s).name for s in said]==['painted','painted','painted-2','painted-2','painted-3','painted-3']
+    again = CuePainter.load(tmp_path/'painted-2', folder=tmp_path/'painted-2'); again._do_save({}, []); assert again.folder==str(tmp_path/'painted-2')
+
 def test_wait_gives_up():
     gate = threading.Event()
     painter = CuePainter(np.full((8,8), 255, np.uint8), lambda s,c: gate.wait(30) and flat(s,c))

@@ -294,7 +294,7 @@ function render({ model, el }) {
   const get = name => model.get(name), put = values => { for (const k in values) model.set(k, values[k]); model.save_changes(); };
 
   let cue = null, image = null, strokes = [], redo = [], recent = [], lost = false, note = '', slow = false, timer = 0;
-  let view = { x: 0, y: 0, zoom: 1, fitted: true }, compare = null, shown = { sketch: 1, result: 1, cue: 0.6 };
+  let sent = null, view = { x: 0, y: 0, zoom: 1, fitted: true }, compare = null, shown = { sketch: 1, result: 1, cue: 0.6 };
   let brush = { tool: 'brush', color: '#e58fb1', size: 24, opacity: 0.85, gap: 4, ...get('brush') }, sizes = {};
   const alive = new AbortController(), listeners = [];
   const on = (target, type, f, options) => target.addEventListener(type, f, { signal: alive.signal, ...options });
@@ -378,7 +378,7 @@ function render({ model, el }) {
   };
 
   // ---- changing strokes
-  const send = () => { note = ''; put({ strokes, _asked: (get('_asked') ?? 0) + 1 }); status(); };
+  const send = () => { note = ''; sent = { asked: (get('_asked') ?? 0) + 1, at: performance.now() }; put({ strokes, _asked: (get('_asked') ?? 0) + 1 }); status(); };
   const finish = stroke => {
     cue.end();
     strokes = [...strokes, stroke]; redo = [];
@@ -431,7 +431,12 @@ function render({ model, el }) {
     context.clearRect(0, 0, cue.w, cue.h);
     if (bitmap) context.drawImage(bitmap, 0, 0, cue.w, cue.h);
   };
-  const drawn = async () => { await drawResult(); root.dataset.drawn = get('_answered'); };
+  const delays = [];   // milliseconds from a stroke's end to its result on the page
+  const drawn = async () => {
+    await drawResult();
+    root.dataset.drawn = get('_answered');
+    if (sent && get('_answered') >= sent.asked) { delays.push(performance.now() - sent.at); sent = null; }
+  };
   const gallery = () => {
     const ideas = get('_ideas') ?? [], box = $('.cp-gallery');
     box.hidden = !ideas.length;
@@ -620,7 +625,7 @@ function render({ model, el }) {
   $('.cp-auto input').checked = get('auto');
   theme(); setLayers(); swatches(); showBrush(); gallery(); place(); status();
   const ready = rebuild();
-  root.cuePainter = { ready, asked: () => get('_asked') ?? 0, cue: () => cue && { w: cue.w, h: cue.h, pixels: new Uint8Array(cue.px) }, strokes: () => strokes, toClient: (x, y) => {
+  root.cuePainter = { ready, delays, asked: () => get('_asked') ?? 0, cue: () => cue && { w: cue.w, h: cue.h, pixels: new Uint8Array(cue.px) }, strokes: () => strokes, toClient: (x, y) => {
     const r = stage.getBoundingClientRect(), s = view.zoom * cue.scale;
     return [r.left + stage.clientLeft + view.x + x * s, r.top + stage.clientTop + view.y + y * s];
   } };
