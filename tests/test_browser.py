@@ -242,8 +242,8 @@ def test_page(page, house, tmp_path):
     assert painter.cue(200,30)==[255,0,0,255]
     Image.fromarray(World(seed=0).illustration(3,size=96).lines).save(tmp_path/'other.png')
     painter.root.locator('input[type=file]').set_input_files(tmp_path/'other.png')
-    page.wait_for_function("root => root.cuePainter.cue()?.w === 96", arg=painter.root.element_handle())
-    assert painter.strokes()==[] and not page.said, page.said
+    page.wait_for_function("root => root.cuePainter.cue()?.w === 96 && !root.cuePainter.strokes().length", arg=painter.root.element_handle())
+    assert not page.said, page.said
     house.close()
     painter.root.locator('.cp-banner').wait_for()
     assert 'manga-paint has ended' in painter.root.locator('.cp-banner').inner_text()

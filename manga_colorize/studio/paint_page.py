@@ -19,7 +19,7 @@ from fastcore.script import call_parse
 from .colorizer import Colorizer
 from .painter import CuePainter
 
-# %% ../../nbs/studio/03c_paint_page.ipynb #f3fd88a1
+# %% ../../nbs/studio/03c_paint_page.ipynb #5edee2ad
 shared = ('strokes','palette','brush','auto','busy','error','_sketch','_base','_result','_scale','_asked','_answered','_found','_ideas')
 writable = {'strokes','brush','auto','_asked'} # What a page may set
 
@@ -28,7 +28,7 @@ class Changes:
     def __init__(self,
         painter # A CuePainter
     ):
-        self.painter,self.news,self.version,self.ended = painter,threading.Condition(),1,False
+        self.painter,self.news,self.version,self.held,self.ended = painter,threading.Condition(),1,0,False
         self.seen,self.said,self.author = {n:(1,None) for n in shared},[],threading.local()
         painter.observe(lambda change: self.note(change['name']), shared)
         painter.send = self.say
@@ -49,9 +49,13 @@ class Changes:
         me,   # The page that makes the change
         names # Traits that it sets: it need not be told of them
     ):
-        self.author.now = me,names
+        "Keep the news back until a change is whole"
+        self.author.now = me,names; self.hold(1)
         try: yield
-        finally: self.author.now = None,()
+        finally: self.author.now = None,(); self.hold(-1)
+
+    def hold(self, n):
+        with self.news: self.held += n; self.news.notify_all()
 
     def after(self,
         version,   # The last number that the page has seen
@@ -60,7 +64,7 @@ class Changes:
     )->dict: # `version`, `values` of traits that have changed, and `messages`
         "Wait for changes and give them all"
         with self.news:
-            self.news.wait_for(lambda: self.version>version or self.ended, timeout)
+            self.news.wait_for(lambda: self.version>version and not self.held or self.ended, timeout)
             names = [n for n,(v,who) in self.seen.items() if v>version and who!=me]
             messages = [m for v,m in self.said if v>version]
             return dict(version=self.version, values={n:getattr(self.painter,n) for n in names}, messages=messages)
