@@ -69,7 +69,7 @@ def test_n(server):
     assert [[p.id for p in booru(server).search(n=n)] for n in (0,1,7)]==[expected(server)[:n] for n in (0,1,7)]
 
 def test_two_tag_limit_before_anything_is_sent(server):
-    for tags in ('a b c', 'a -b ~c', 'a b order:score'):
+    for tags in ('a b c', 'a -b ~c', 'a b c status:any'):
         with pytest.raises(ValueError, match='at most 2 tags for a visitor, got 3'): booru(server).search(tags)
         with pytest.raises(ValueError, match='at most 2 tags for a visitor, got 3'): booru(server).count(tags)
     assert server.log==[]
@@ -223,3 +223,7 @@ def test_strange_json_is_named(monkeypatch, body):
     b = transport(monkeypatch, Booru('https://booru.test', rate=None, tries=1), lambda r: ok(body))
     with pytest.raises(NotFetched, match='expected (JSON|a list of posts) from https://booru.test'): list(b.search())
     with pytest.raises(NotFetched, match='expected (JSON|counts) from https://booru.test'): b.count()
+
+@pytest.mark.parametrize('term', ['order:score','-order:id','random:5','limit:3','ORDER:rank'])
+def test_terms_that_break_paging_are_refused(server, term):
+    with pytest.raises(ValueError, match='goes by number'): booru(server).search('1girl '+term)

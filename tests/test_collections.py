@@ -38,7 +38,7 @@ def test_booru_facts(booru):
     s = open_source(booru); got = list(s)
     assert type(s) is BooruManifest and [k for k,_ in got]==[f'images/{i}.png' for i in range(4)]
     assert got[1][1]==dict(tags=['1girl','smile'], characters=['mia'], series=['tale'], artist='ann', rating='g', license='unknown', url='https://example.org/1', width=96, height=96)
-    assert s.recipe()=={'kind':'booru','folder':'booru','booru':'Test','tags':'1girl','rating':'g'}
+    assert s.recipe()==dict(kind='booru', folder='booru', at=s.recipe()['at'], booru='Test', tags='1girl', rating='g')
     np.testing.assert_array_equal(s.load('images/2.png',32)[0], picture(2))
 
 outside = ['../x.png','/etc/x.png','images/../../x.png','C:\\x.png','C:x.png','..\\x.png','\\\\host\\x.png','images/\0.png','.','..','']

@@ -45,7 +45,8 @@ def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(os.name!='posix', reason='signals of POSIX')
 def test_ctrl_c_and_again(pages, tmp_path):
-    start = lambda: subprocess.Popen(program('build',pages,tmp_path/'out','--size','48','--workers','1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    start = lambda: subprocess.Popen(program('build',pages,tmp_path/'out','--size','48','--workers','1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) # whatever the runner ignores
     p = start()
     while not (tmp_path/'out'/'.work').exists() and p.poll() is None: time.sleep(.02)
     os.killpg(p.pid, signal.SIGINT); _,err = p.communicate(timeout=30)

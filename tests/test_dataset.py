@@ -44,7 +44,7 @@ def test_layout(pages, tmp_path):
     dst = tmp_path/'out'; r = build_dataset(pages, dst, size=64, valid_pct=.25)
     assert (r.kept,r.train,r.valid)==(12,9,3) and r.refused=={} and r.held=={}
     facts = read_metadata(dst)
-    assert [set(f) for f in facts]==[{'file_name','split','source','complexity','colourfulness','tags','characters','style','phash'}]*12
+    assert [set(f) for f in facts]==[{'file_name','split','source','complexity','colourfulness','width','height','tags','characters','style','phash'}]*12
     pngs = {p.relative_to(dst).as_posix() for p in dst.rglob('*.png') if p.parent.name!='card'}
     assert {f['file_name'] for f in facts}==pngs and all(f['file_name'].startswith(f['split']+'/') for f in facts)
     assert all(read_image(dst/f['file_name']).shape==(64,64,3) for f in facts)
@@ -108,6 +108,12 @@ def test_near_duplicates_are_kept_once(pages, tmp_path):
 def test_screens(pages, tmp_path):
     save(picture(50,64,64), pages/'small.png')
     r = build_dataset(pages, tmp_path/'a', size=64, screens=Screens(min_side=80)); assert r.refused=={'too small':1}
+    save(picture(51,800,1200), tmp_path/'big'/'a.png'); save(picture(52,800,1200), tmp_path/'big'/'b.jpg')
+    assert build_dataset(tmp_path/'big', tmp_path/'c', size=64, screens=Screens(min_side=600)).kept==2   # the JPEG is read at a quarter
+    assert {(f['width'],f['height']) for f in read_metadata(tmp_path/'c')}=={(1200,800)}
+    assert build_dataset(pages, tmp_path/'d', size=64, screens=Screens(max_complexity=90)).kept==13
+    with pytest.raises(ValueError, match='max_complexity in screens'): build_dataset(pages, tmp_path/'e', size=64, max_complexity=30, screens=Screens())
+    with pytest.raises(ValueError, match='all of them held back'): build_dataset(FakeWorld(), tmp_path/'f', n=3, size=32, scenes=1., kept_styles=['scene'])
     with pytest.raises(ValueError, match='too complex'): build_dataset(pages, tmp_path/'b', size=64, max_complexity=0)
 
 @pytest.mark.parametrize('mode', ('P','CMYK','1','L','LA','I;16','RGBA'))
@@ -190,7 +196,7 @@ def test_urls_as_places(pages, tmp_path, dst):
     fs,root = url_to_fs(url)
     assert {p[len(root)+1:]:fs.cat_file(p) for p in fs.find(root)}==contents(tmp_path/'near')
     assert build_dataset(pages, url, size=48, work=tmp_path/'work')==r and read_metadata(url)==read_metadata(tmp_path/'near')
-    assert audit(url).ok and not (tmp_path/'work').exists()
+    assert audit(url).ok and not any((tmp_path/'work').iterdir())
     with pytest.raises(ValueError, match='or the same data set'): build_dataset(pages, url, size=64, work=tmp_path/'work')
 
 def test_a_url_as_source(pages, tmp_path):

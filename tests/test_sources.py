@@ -124,7 +124,7 @@ def test_missing(tmp_path):
 def test_recipe_and_pickle(tmp_path):
     write(tmp_path/'my pages'/'a.png', encode(picture(),'PNG'))
     f = Folder(tmp_path/'my pages'/'..'/'my pages'); g = pickle.loads(pickle.dumps(f))
-    assert f.recipe()=={'kind':'folder','folder':'my pages'}==g.recipe() and keys(g)==['a.png'] and not f.endless
+    assert f.recipe()==dict(kind='folder', folder='my pages', at=f.recipe()['at'])==g.recipe() and keys(g)==['a.png'] and not f.endless
 
 def _load(source, key): return source.load(key,32)[0].sum()
 def test_other_processes(tmp_path):
@@ -146,7 +146,7 @@ def test_urls_give_what_folders_give(cloud):
     fs,root,here = cloud
     for url in (f'memory:/{root}',f'memory:/{root}/'):
         f = Folder(url)
-        assert keys(f)==keys(Folder(here)) and f.recipe()=={'kind':'folder','folder':here.name}
+        assert keys(f)==keys(Folder(here)) and f.recipe()==dict(kind='folder', folder=here.name, at=f.recipe()['at'])
         for k in keys(f): np.testing.assert_array_equal(f.load(k,32)[0], picture(3,40,40))
     assert not isinstance(f.path,Path) and keys(pickle.loads(pickle.dumps(f)))==keys(f)
     fs.pipe(f'{root}/empty.png', b''); assert why(f,'gone.png')=='vanished' and why(f,'empty.png')=='empty file'

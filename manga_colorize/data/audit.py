@@ -40,37 +40,40 @@ class Audit:
         head = f"**{'Sound' if self.ok else 'Not sound'}**: {', '.join(f'{n:,} {s}' for s,n in self.pictures.items())}\n"
         return '\n'.join([head, '| | what | times | where |','|---|---|---|---|', *(f'| {a} | {b} | {c} | {d} |' for a,b,c,d in self.rows())])
 
-# %% ../../nbs/data/06f_audit.ipynb #dc29d648
+# %% ../../nbs/data/06f_audit.ipynb #9a6e02ac
 def _listed(path):
     "The facts of each picture: from the metadata, or, without any, from the folders"
-    if place(path).exists('metadata.jsonl'): return read_metadata(path)
-    return [dict(file_name=k, split=k.partition('/')[0] if '/' in k else '') for k,_ in Folder(path)]
+    rows = read_metadata(path) if place(path).exists('metadata.jsonl') else [dict(file_name=k) for k,_ in Folder(path)]
+    folder = lambda f: f['file_name'].partition('/')[0] if '/' in f['file_name'] else ''
+    return [f | dict(split=f.get('split') or folder(f), characters=f.get('characters') or []) for f in rows]
 
-# %% ../../nbs/data/06f_audit.ipynb #b8012e97
-_seen,_unseen = ('train','valid','color'),('transfer','interpolation')
+# %% ../../nbs/data/06f_audit.ipynb #e90a68d7
+_seen,_unseen = ('train','valid','color'),('transfer','interpolation') # of our splits; others, such as 'test', may know whom they like
 
 def _people(facts):
     "Characters on the wrong side"
-    who = {s:{str(c) for f in facts if f.get('split')==s for c in f.get('characters',())} for s in names}
+    who = {s:{str(c) for f in facts if f['split']==s for c in f['characters']} for s in names}
     for test in _unseen:
         for split in _seen:
             for c in sorted(who[test]&who[split]): yield 'a character of a test for strangers is known',f'{c} is in {test} and in {split}'
     for c in sorted(who['color']-who['train']): yield 'a character of the color test is unknown',f'{c} is not in train'
 
-# %% ../../nbs/data/06f_audit.ipynb #437ccdd6
+# %% ../../nbs/data/06f_audit.ipynb #20aa69eb
 def _hashes(path, facts):
-    "For each picture its hash and shape, or why it cannot be read"
+    "For each picture its hash and shape, or why it, or its own sketch, cannot be read"
     where = place(path)
     for f in facts:
-        try: color = read_color(where.read(f['file_name']))
-        except (Refused,OSError) as e: yield f,None,'missing' if isinstance(e, FileNotFoundError) else str(e)
-        else: yield f,perceptual_hash(color),color.shape[:2]
+        try:
+            color = read_color(where.read(name := f['file_name']))
+            if 'sketch' in f and read_color(where.read(name := f['sketch'])).shape!=color.shape: raise Refused('of another shape than its picture')
+        except (Refused,OSError) as e: yield name,f,None,'missing' if isinstance(e, FileNotFoundError) else str(e)
+        else: yield name,f,perceptual_hash(color),color.shape[:2]
 
 def _files(path, facts, radius):
     "Yields (is it a problem?, what, where) for every picture that is not as it should be"
     twins,before,shapes = Twins(radius),[],Counter()
-    for f,h,what in _hashes(path, facts):
-        if h is None: yield True,'a picture cannot be read',f"{f['file_name']}: {what}"; continue
+    for name,f,h,what in _hashes(path, facts):
+        if h is None: yield True,'a picture cannot be read',f'{name}: {what}'; continue
         shapes[what] += 1
         if (i := twins.find(h)) is not None:
             other = before[i]

@@ -175,7 +175,7 @@ class PageDL(TfmdDL):
 # %% ../../nbs/data/07_batches.ipynb #133d9314
 @patch
 def derive(self:PageDL,
-    b # uint8 (B, 3 or 4, H, W); (B, 3) numbers in [0, 1); the seeds of sketches and cues, (B,)
+    b # uint8 (B, 3 or 4, H, W); (B, 1+2*cuts) numbers in [0, 1); the seeds of sketches and cues, (B,)
 )->tuple: # sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Vary the pictures and draw sketch and cue from them"
     pixels,chance,seeds = b
@@ -259,6 +259,7 @@ def manga_dls(
     _function(cue); _function(sketch, sketches, 'sketch')
     if seed<0: raise ValueError(f"expected a seed of 0 or more, got {seed}")
     if cuts<1 or not 0<=recolor<=1: raise ValueError(f"expected at least one cut and a share from 0 to 1, got cuts={cuts} and recolor={recolor}")
+    if (cuts>1 or recolor) and not augment or cuts>1 and crop is None: raise ValueError(f"expected augment=True with cuts or recolor, and a crop with cuts, got augment={augment}, crop={crop}, cuts={cuts}, recolor={recolor}")
     if bs<1: raise ValueError(f"expected a batch size of at least 1, got {bs}")
     rows = read_metadata(path); train,valid = _files(rows,path,'train'),_files(rows,path,'valid')
     own = [_own(rows,path,k) if sketch=='own' else None for k in ('train','valid')]

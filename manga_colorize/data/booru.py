@@ -180,6 +180,7 @@ def query(self:Booru,
 )->str: # What is sent
     "Put `tags` and `rating` together; `ValueError` if the booru would refuse them"
     terms,letters = tags.split(),rating_letters(rating)
+    if odd := [t for t in terms if re.match(r'[-~]*(order|ordfav|ordpool|random|limit):', t.lower())]: raise ValueError(f"expected tags that filter, got {odd}: the search goes by number, `n` is its limit")
     if any(t.lstrip('-~').lower().startswith('rating:') for t in terms): raise ValueError(f"expected the rating as an argument, rating='sensitive' for example, got it in the tags {tags!r}")
     if count_terms(tags)>2 and not self.login: raise ValueError(f"expected at most 2 tags for a visitor, got {count_terms(tags)} in {tags!r}: leave some out, or give login and api_key of an account that may use more")
     return ' '.join(terms + ([f"rating:{','.join(letters)}"] if rating is not None else []))

@@ -49,11 +49,13 @@ def histograms(
     fig.savefig(out:=BytesIO(), format='png')
     return Image.open(out).convert('RGB')
 
-# %% ../../nbs/data/06e_card.ipynb #ee24f48e
+# %% ../../nbs/data/06e_card.ipynb #3fcdc25b
 _rules = {'too small':'shorter side below {min_side} pixels', 'too narrow':'longer side above {max_aspect} times the shorter one',
           'no colour':'less than {min_colour} of the pixels coloured', 'too complex':'more than {max_complexity} per cent of the sketch is ink',
           'near-duplicate':'at most {twins} of 64 bits from an earlier picture', 'too large':'a header that promises over 100 million pixels',
-          'cannot be read':'damaged', 'not a picture':'something else under the name of a picture', 'empty file':'no bytes at all'}
+          'cannot be read':'damaged', 'not a picture':'something else under the name of a picture', 'empty file':'no bytes at all',
+          'vanished':'listed, but gone when it was read', 'no permission':'not ours to read', 'damaged line':'metadata that is no JSON object',
+          'outside the folder':'a name that leads elsewhere', 'no sketch':'a pair without its sketch', 'sketch of another shape':'not a pair'}
 
 def _table(head, rows): return '\n'.join([f"| {' | '.join(head)} |", '|'+'---|'*len(head), *(f"| {' | '.join(f'{c:,}' if isinstance(c,int) else str(c) for c in r)} |" for r in rows)])
 
@@ -62,9 +64,9 @@ def _removed(recipe, report):
     rows = [(why, _rules.get(why,'').format(**limits), n) for why,n in report['refused'].items()] + [(f'held back: {why}', 'serves neither training nor test', n) for why,n in report['held'].items()]
     return _table(('filter','rule','removed'), rows) if rows else 'Nothing was refused.'
 
-# %% ../../nbs/data/06e_card.ipynb #6396fcdb
+# %% ../../nbs/data/06e_card.ipynb #a8406b54
 def _source_of(recipe):
-    about = {k:v for k,v in recipe.items() if k not in ('size','n','seed','valid_pct','test_pct','kept_styles','screens') and v is not None}
+    about = {k:v for k,v in recipe.items() if k not in ('at','size','n','seed','valid_pct','test_pct','kept_styles','screens','crop') and v is not None}
     return '\n'.join(f'- {k}: {v if isinstance(v,(str,int,float)) else json.dumps(v, ensure_ascii=False)}' for k,v in about.items())
 
 def _licences(count, recipe):

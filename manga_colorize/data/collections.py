@@ -99,8 +99,8 @@ class CiPairs(Folder):
         size # Shorter side wanted, pixels
     )->tuple: # RGB uint8 (H, W, 3), and a dict with the `sketch`, uint8 (H, W)
         "Read a picture and a sketch of it; `Refused` if there is none, or of another shape"
-        color = self.read(key, size)
-        return color,dict(sketch=own_sketch(color, self._sketch(key_file(key), size)))
+        color,facts = self.sized(key, size)
+        return color,facts | dict(sketch=own_sketch(color, self._sketch(key_file(key), size)))
 
 # %% ../../nbs/data/05f_collections.ipynb #sf000025
 def _is_grey(folder, path):

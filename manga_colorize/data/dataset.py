@@ -9,7 +9,7 @@ __all__ = ['prepare', 'Report', 'read_metadata', 'build_dataset']
 import datetime,json,shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict,dataclass,field,replace
+from dataclasses import asdict,dataclass,field
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -37,15 +37,16 @@ def prepare(
     size:int,        # Side of the picture, pixels
     screens:Screens, # What a picture must be like
     key:str,         # One of the source's keys
-    known:dict       # What the source knows about it already
+    known:dict,      # What the source knows about it already
+    crop='middle'    # Which square of it, see `square_window`
 )->dict: # Facts for the metadata; with `png` bytes (and `sketch`, a pair's own), or `refused`
     "Load, screen and fit one picture"
     facts = dict(source=key) | known
     try:
         color,more = source.load(key, size)
         sketch = (more := dict(more)).pop('sketch', None)
-        screen_shape(*color.shape[:2], size, screens)
-        window = square_window(color)
+        screen_shape(more.get('height', color.shape[0]), more.get('width', color.shape[1]), size, screens)
+        window = square_window(color, crop)
         square = cut_square(color, window, size)
         facts |= more | screen_color(square, screens) | dict(phash=f'{perceptual_hash(square):016x}', png=_png(square))
         return facts if sketch is None else facts | dict(sketch=_png(cut_square(sketch, window, size)))
@@ -98,6 +99,7 @@ def read_metadata(
 # %% ../../nbs/data/06_dataset.ipynb #b0e7f5eb
 def _claim(where, recipe):
     "The day this data set was begun, and its report if it is finished; a new one is marked as ours"
+    where.tidy()
     if where.exists('dataset.json'):
         old = read_json(where, 'dataset.json')
         if old.get('recipe')!=recipe: raise ValueError(f"expected an empty folder or the same data set in {str(where)!r}, got one made by {old.get('recipe')}, not {recipe}: choose another folder or delete it")
@@ -107,17 +109,17 @@ def _claim(where, recipe):
     write_json(where, 'dataset.json', dict(recipe=recipe, begun=today))
     return today,None
 
-def _workshop(where, work):
-    "The folder for unfinished work: inside the data set, or, if that is far away, in the cache"
-    far = xdg_cache_home()/'manga_colorize'/blake2b(str(where).encode(), digest_size=8).hexdigest()
-    folder = Path(work) if work else far if is_url(where) else Path(str(where))/'.work'
-    for name in ('png','sketch'): (folder/name).mkdir(parents=True, exist_ok=True)
-    return folder
+def _workshop(where, work, recipe):
+    "The folder for unfinished work: inside the data set, or, with `work` or far away, one that only this data set uses"
+    if work is None and not is_url(where): return Path(str(where))/'.work'
+    which = str(where) if is_url(where) else str(Path(str(where)).resolve())
+    digest = blake2b((which+json.dumps(recipe, sort_keys=True)).encode(), digest_size=8).hexdigest()
+    return Path(work or xdg_cache_home()/'manga_colorize')/f'unfinished-{digest}'
 
-# %% ../../nbs/data/06_dataset.ipynb #1e43f603
-def _one(source, size, screens, task):
+# %% ../../nbs/data/06_dataset.ipynb #8380aaff
+def _one(source, size, screens, crop, task):
     rank,key,known = task
-    return rank,key,prepare(source, size, screens, key, known)
+    return rank,key,prepare(source, size, screens, key, known, crop)
 
 def _keep(folder, name, facts, twins):
     "Store a picture in the workshop; say so if it looks like an earlier one"
@@ -134,13 +136,13 @@ def _remembered(ledger, screens):
     for f in ledger.kept(): twins.add(int(f['phash'],16))
     return twins
 
-# %% ../../nbs/data/06_dataset.ipynb #b432c66f
-def _go_through(source, ledger, folder, size, screens, n, seed, n_workers, client, each):
+# %% ../../nbs/data/06_dataset.ipynb #c3a3662a
+def _go_through(source, ledger, folder, prepared, screens, n, seed, n_workers, client, each):
     "Do what is left, until `n` pictures are kept"
     if not source.endless: ledger.list_all(source, seed)
     twins,count = _remembered(ledger, screens),ledger.n_kept()
     if n is not None and count>=n: return
-    with closing(in_order(partial(_one, source, size, screens), ledger.todo(source), n_workers, client)) as results:
+    with closing(in_order(prepared, ledger.todo(source), n_workers, client)) as results:
         for done,(rank,key,facts) in enumerate(results, 1):
             name = source.name(key)
             why = facts.pop('refused', None) or _keep(folder, name, facts, twins)
@@ -155,7 +157,7 @@ def _give_up(source, done, count, ledger):
     "Stop on a source that never ends and gives next to nothing"
     if source.endless and done>1000+20*count: raise ValueError(f"expected usable pictures, got {count} and {ledger.n_refused()} refused")
 
-# %% ../../nbs/data/06_dataset.ipynb #873ea436
+# %% ../../nbs/data/06_dataset.ipynb #910311b6
 _order = 'source complexity colourfulness width height tags characters artist style rating license'.split()
 
 def _line(facts, split):
@@ -168,6 +170,7 @@ def _line(facts, split):
 
 def _move(where, folder, move):
     if (folder/move[0]).exists(): where.move_in(folder/move[0], move[1])
+    elif not where.exists(move[1]): raise OSError(f"expected the finished picture {move[0]!r} in {str(folder)!r}, got none: delete that folder and begin anew")
 
 def _deliver(where, folder, ledger, splits):
     "Move what is kept to its place; the facts of each picture go into the workshop's metadata.jsonl"
@@ -178,7 +181,7 @@ def _deliver(where, folder, ledger, splits):
             list(pool.map(partial(_move, where, folder), [m for _,moves in some for m in moves]))
             f.writelines(json.dumps(row, ensure_ascii=False)+'\n' for row,_ in some)
 
-# %% ../../nbs/data/06_dataset.ipynb #cc0835b0
+# %% ../../nbs/data/06_dataset.ipynb #e6f0ff90
 def _refusals(folder, ledger):
     "Write down what was refused; a few names for each reason"
     examples = {}
@@ -193,6 +196,7 @@ def _finish(where, folder, ledger, recipe, begun, split):
     if not ledger.n_kept(): raise ValueError(f"expected at least one usable picture, got {ledger.n_refused() or 'none at all'}")
     splits = assign_splits(ledger.kept(), **split)
     held = {s:splits.count(s) for s in sorted(set(splits)-set(names))}
+    if sum(held.values())==len(splits): raise ValueError(f"expected pictures for training or tests, got all of them held back: {held}")
     report = dict({s:splits.count(s) for s in names}, held=held, refused=ledger.n_refused(), examples=_refusals(folder, ledger))
     _deliver(where, folder, ledger, splits)
     if report['refused']: where.move_in(folder/'refused.jsonl', 'refused.jsonl')
@@ -229,22 +233,25 @@ def build_dataset(
     cast:int=None,            # Characters in what a World draws; None for one in 16 pictures, at least 12
     test_pct:float=.15,       # Share of the pictures with characters for the three tests, 0 to 1
     kept_styles=None,         # Styles that only the interpolation test may show; None: 'chibi' of a World, nothing else
-    screens:Screens=None,     # Other limits for what is kept; None for the usual ones
+    screens:Screens=None,     # All limits for what is kept, `max_complexity` among them; None for the usual ones
+    crop:str='middle',        # Which square of a picture: 'middle', or 'busy' for the part with the most detail
     client=None,              # A Dask cluster that does the work: its address or a `dask.distributed.Client`
-    work=None                 # Folder for unfinished work; None for one inside `dst`, or in the cache if `dst` is a URL
+    work=None                 # Folder in which to keep unfinished work; None for `dst` itself, or the cache if that is a URL
 )->Report: # What was kept and why the rest was not
     "Make a folder of training pictures: the same for any number of workers, through any interrupts"
     source,where = open_source(src, scenes, cast or max(12,(n or 0)//16), seed),place(dst)
     if kept_styles is None: kept_styles = ['chibi'] if hasattr(src,'illustration') and test_pct else []
     split = dict(seed=seed, valid_pct=valid_pct, test_pct=test_pct, kept_styles=sorted(kept_styles))
     _check(source, where, n, size, seed, valid_pct=valid_pct, test_pct=test_pct)
-    screens = replace(screens or Screens(), max_complexity=max_complexity)
-    recipe = source.recipe() | dict(size=size, n=n) | split | dict(screens=asdict(screens))
-    begun,done = _claim(where, recipe)
-    if done: return Report(dst, **done)
-    folder = _workshop(where, work)
-    with closing(Ledger(folder/'ledger.sqlite')) as ledger:
-        _go_through(source, ledger, folder, size, screens, n, seed, n_workers, client, each)
-        report = _finish(where, folder, ledger, recipe, begun, split)
-    shutil.rmtree(folder)
+    if screens is None: screens = Screens(max_complexity=max_complexity)
+    elif max_complexity!=40: raise ValueError(f"expected max_complexity in screens, got {max_complexity} beside {screens}")
+    recipe = source.recipe() | dict(size=size, n=n, crop=crop) | split | dict(screens=asdict(screens))
+    begun,report = _claim(where, recipe)
+    folder = _workshop(where, work, recipe)
+    if not report:
+        for name in ('png','sketch'): (folder/name).mkdir(parents=True, exist_ok=True)
+        with closing(Ledger(folder/'ledger.sqlite')) as ledger:
+            _go_through(source, ledger, folder, partial(_one, source, size, screens, crop), screens, n, seed, n_workers, client, each)
+            report = _finish(where, folder, ledger, recipe, begun, split)
+    shutil.rmtree(folder, ignore_errors=True)
     return Report(dst, **report)

@@ -20,7 +20,7 @@ from ..core import atomic_path
 from .polite import NotFetched,Stopped
 
 # %% ../../nbs/data/04b_download.ipynb #792beb5f
-_formats = dict(JPEG='jpg', MPO='jpg', PNG='png', GIF='gif', WEBP='webp', AVIF='avif', BMP='bmp')
+_formats = dict(JPEG='jpg', MPO='jpg', PNG='png', GIF='gif', WEBP='webp', BMP='bmp')
 _one = threading.Lock()   # turning a warning into an error is for one thread at a time
 
 def _header(data):
@@ -86,18 +86,19 @@ class Manifest:
     def __len__(self): return len(self.lines)
 
     def has(self, post):
-        "Is the picture of `post` here? One without a line gets it back, a wrong one is removed"
+        "Is the picture of `post` here? One without a line gets it back; a wrong one stays until `add` has a better"
         file = self.files.get(post.id)
         if file is None: return False
         if f'"{post.md5}"' in self.lines.get(post.id,'') and file.stat().st_size==(post.size or file.stat().st_size): return True
         try: self.line(post, file, *check_picture(file.read_bytes(), post.md5)[1:]); return True
-        except NotFetched: file.unlink(); self.files.pop(post.id); self.lines.pop(post.id, None); return False
+        except NotFetched: return False
 
     def add(self, post, data, ext, width, height):
         "Store a picture under its number, then its line"
         file = self.images/f'{post.id}.{ext}'
         with atomic_path(file) as tmp: tmp.write_bytes(data)
-        self.files[post.id] = file
+        old = self.files.get(post.id, file); self.files[post.id] = file
+        if old!=file: old.unlink(missing_ok=True)
         self.line(post, file, width, height)
 
     def line(self, post, file, width, height):

@@ -109,14 +109,14 @@ def __iter__(self:Listed):
         seen.add(h); yield found
 
 @patch
-def read(self:Listed,
+def sized(self:Listed,
     key,      # Of a picture
-    size=None # As in `read_color`
-)->np.ndarray: # RGB uint8 (H, W, 3)
+    size=None # As in `read_sized`
+)->tuple: # RGB uint8 (H, W, 3), and a dict with `width` and `height` of the whole picture, pixels
     "Read the picture of `key`; `Refused` if it cannot be, or its line is damaged or leads out of the folder"
     if re.search(r'\.(jsonl?|csv):\d+$', key): raise Refused('damaged line')
     inside(key_file(key))
-    return Folder.read(self, key, size)
+    return Folder.sized(self, key, size)
 
 # %% ../../nbs/data/05ca_lists.ipynb #sf000012
 class BooruManifest(Listed):
@@ -178,5 +178,5 @@ class HuggingFaceFolder(Listed):
         size # Shorter side wanted, pixels
     )->tuple: # RGB uint8 (H, W, 3); and a dict, with the `sketch`, uint8 (H, W), if one of that name lies in sketches/
         "Read the picture of `key`, and its own sketch, as our data sets have it"
-        color,sketch = self.read(key, size),f'sketches/{key}'
-        return color,dict(sketch=own_sketch(color, self.read(sketch))) if self.has(sketch) else {}
+        (color,facts),sketch = self.sized(key, size),f'sketches/{key}'
+        return color,facts | (dict(sketch=own_sketch(color, self.read(sketch))) if self.has(sketch) else {})

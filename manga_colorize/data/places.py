@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LocalPlace', 'RemotePlace', 'is_url', 'place', 'write_text', 'write_json', 'read_json']
 
-# %% ../../nbs/data/06d_places.ipynb #7de718b0
-import json,os
+# %% ../../nbs/data/06d_places.ipynb #e6433a2b
+import errno,json,os,re,shutil
 from pathlib import Path
 
 from ..core import atomic_path
 
-# %% ../../nbs/data/06d_places.ipynb #8c578ad6
+# %% ../../nbs/data/06d_places.ipynb #727bbfe8
 class LocalPlace:
     "A folder on this machine"
     def __init__(self, path): self.path = Path(path)
@@ -21,13 +21,21 @@ class LocalPlace:
     def open(self, name): return open(self.path/name, 'rb')
     def names(self): return (p.relative_to(self.path).as_posix() for p in self.path.rglob('*') if p.is_file())
     def empty(self): return not self.path.exists() or self.path.is_dir() and not any(self.path.iterdir())
+    def tidy(self):
+        "Remove what writing leaves behind when it is killed: temporary files beside the final ones"
+        for f in [*self.path.glob('.*-*'),*self.path.glob('card/.*-*')]:
+            if re.fullmatch(r'\..*-[0-9a-f]{8}(\.\w+)?', f.name): f.unlink(missing_ok=True)
     def write(self, name, data):
         with atomic_path(self.path/name) as tmp: tmp.write_bytes(data)
     def move_in(self, file, name):
         (self.path/name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, self.path/name)
+        try: os.replace(file, self.path/name)
+        except OSError as e:
+            if e.errno!=errno.EXDEV: raise
+            with atomic_path(self.path/name) as tmp: shutil.copyfile(file, tmp) # from another disk
+            os.unlink(file)
 
-# %% ../../nbs/data/06d_places.ipynb #4934b87b
+# %% ../../nbs/data/06d_places.ipynb #778a4379
 class RemotePlace:
     "A folder that fsspec reaches: s3://, gs://, memory:// and others"
     def __init__(self, url):
@@ -42,6 +50,7 @@ class RemotePlace:
     def open(self, name): return self.fs.open(self.at(name), 'rb')
     def names(self): return (p[len(self.root.rstrip('/'))+1:] for p in self.fs.find(self.root)) if self.fs.exists(self.root) else iter(())
     def empty(self): return next(iter(self.names()), None) is None
+    def tidy(self): pass
     def write(self, name, data): self.fs.makedirs(self.at(name).rpartition('/')[0], exist_ok=True); self.fs.pipe_file(self.at(name), data)
     def move_in(self, file, name): self.write(name, Path(file).read_bytes()); Path(file).unlink()
 

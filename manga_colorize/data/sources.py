@@ -15,7 +15,7 @@ from urllib.parse import quote,unquote_to_bytes
 
 import numpy as np
 from fastcore.basics import patch,store_attr
-from .reading import Refused,read_color,refusing,suffixes
+from .reading import Refused,read_sized,refusing,suffixes
 
 # %% ../../nbs/data/05c_sources.ipynb #f0cce251
 def file_key(
@@ -132,15 +132,25 @@ def __iter__(self:Folder):
 
 # %% ../../nbs/data/05c_sources.ipynb #sc000035
 @patch
-def read(self:Folder,
+def sized(self:Folder,
     key,      # Of a picture
-    size=None # As in `read_color`
-)->np.ndarray: # RGB uint8 (H, W, 3)
+    size=None # As in `read_sized`
+)->tuple: # RGB uint8 (H, W, 3), and a dict with `width` and `height` of the whole picture, pixels
     "Read the picture of `key`; `Refused` if it cannot be"
     path = key_file(key)
     if path.endswith('/'): self.list(path.strip('/')); raise Refused('vanished')
-    if self.is_local: return read_color(self.path/path, size)
-    with self.open(path) as f: return read_color(f, size)
+    if self.is_local: color,(h,w) = read_sized(self.path/path, size)
+    else:
+        with self.open(path) as f: color,(h,w) = read_sized(f, size)
+    return color,dict(width=w, height=h)
+
+@patch
+def read(self:Folder,
+    key,      # Of a picture
+    size=None # As in `read_sized`
+)->np.ndarray: # RGB uint8 (H, W, 3)
+    "Read the pixels of `key`; `Refused` if it cannot be done"
+    return self.sized(key, size)[0]
 
 @patch
 def load(self:Folder,
@@ -148,7 +158,7 @@ def load(self:Folder,
     size # Shorter side wanted, pixels
 )->tuple: # RGB uint8 (H, W, 3), and a dict of what is known
     "Read the picture of `key`, and what is known only now"
-    return self.read(key, size),{}
+    return self.sized(key, size)
 
 # %% ../../nbs/data/05c_sources.ipynb #sc000037
 @patch
@@ -161,7 +171,8 @@ def name(self:Folder,
 @patch
 def recipe(self:Folder):
     "What a data set writes down about where it came from"
-    return dict(kind=self.kind, folder=self.path.resolve().name if self.is_local else self.path.rstrip('/').rpartition('/')[2])
+    where = str(self.path.resolve()) if self.is_local else self.path.rstrip('/')
+    return dict(kind=self.kind, folder=re.split(r'[/\\\\]', where)[-1], at=blake2b(os.fsencode(where), digest_size=8).hexdigest())
 
 # %% ../../nbs/data/05c_sources.ipynb #sc000022
 class _Cast:

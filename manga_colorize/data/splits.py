@@ -14,9 +14,9 @@ import math
 import numpy as np
 from .ledger import rank
 
-# %% ../../nbs/data/06c_splits.ipynb #c956834d
+# %% ../../nbs/data/06c_splits.ipynb #1a7a0d6e
 names = ('train','valid','color','transfer','interpolation')
-mixed,wrong_style = 'known and unknown characters together','known character in a kept style'
+mixed,wrong_style = 'known and unknown characters together','kept style without a stranger'
 
 @dataclass
 class Cast:

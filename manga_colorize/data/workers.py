@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['in_order']
 
-# %% ../../nbs/data/06a_workers.ipynb #30e8afba
+# %% ../../nbs/data/06a_workers.ipynb #e448dc65
 import os,signal,threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future,ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context,parent_process
@@ -34,13 +34,20 @@ def _undisturbed():
     try: yield
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
-# %% ../../nbs/data/06a_workers.ipynb #46341a2a
+# %% ../../nbs/data/06a_workers.ipynb #6dc7bfa4
+def _failed(error):
+    "A future that has failed already"
+    future = Future(); future.set_exception(error)
+    return future
+
 class _Team:
     "Processes on this machine"
     def __init__(self, f, n): self.f,self.n,self.ahead = f,n,4*n; self._hire()
     def _hire(self): self.pool = ProcessPoolExecutor(self.n, mp_context=get_context('spawn'), initializer=_ready)
     def submit(self, key):
-        with _undisturbed(): return self.pool.submit(self.f, key)
+        try:
+            with _undisturbed(): return self.pool.submit(self.f, key)
+        except BrokenProcessPool as e: return _failed(e) # `first` makes the team anew
     def close(self): self.pool.shutdown(cancel_futures=True)
 
     def first(self, waiting): # The result of the first of the (key, future) pairs
