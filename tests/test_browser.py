@@ -16,6 +16,7 @@ from manga_colorize.studio.painter import CuePainter
 from manga_colorize.studio.stroke_image import replay
 
 STATIC = files('manga_colorize')/'static'
+LESSON = Path(__file__).resolve().parent.parent/'nbs'/'studio'/'03_painter.ipynb'
 LONG = 60_000 # Milliseconds to wait for anything; a busy machine is slow, and waiting costs nothing when all is well
 
 @pytest.fixture(scope='module')
@@ -104,7 +105,7 @@ def jupyter(tmp_path_factory):
     "A Jupyter server with a folder of its own: URL, token, folder"
     pytest.importorskip('jupyterlab', reason='JupyterLab is not installed'); pytest.importorskip('notebook', reason='Notebook 7 is not installed')
     folder,port,token = tmp_path_factory.mktemp('jupyter'),free_port(),secrets.token_hex(16)
-    for name in ('lab','nb7'): notebook(folder/f'{name}.ipynb', CELLS)
+    notebook(folder/'lab.ipynb', CELLS); shutil.copy(LESSON, folder/'nb7.ipynb')
     env = {f'JUPYTER_{k}_DIR':str(folder/'.jupyter'/k) for k in ('CONFIG','DATA','RUNTIME')} | dict(IPYTHONDIR=str(folder/'.ipython'), JUPYTERLAB_SETTINGS_DIR=str(folder/'.jupyter'/'s'), JUPYTERLAB_WORKSPACES_DIR=str(folder/'.jupyter'/'w'))
     options = [f'--ServerApp.port={port}','--ServerApp.ip=127.0.0.1','--ServerApp.open_browser=False',f'--IdentityProvider.token={token}',f'--ServerApp.root_dir={folder}',
                '--ServerApp.allow_root=True','--LabApp.news_url=','--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
@@ -155,14 +156,16 @@ def run_cell(page, i):
 def paint_and_check(painter):
     "A stroke takes its hue in the result; undo, redo, the eraser and a fill do what they say"
     painter.settled()
+    if painter.strokes(): painter.do('clear'); painter.settled()
+    n = len(painter.strokes())
     assert painter.result(48,20)[:3]==[255,255,255]
     painter.color('#2f6fd0'); painter.stroke((40,20),(80,20))
     painter.settled()
     assert abs(hue(painter.result(48,20))-hue((0x2f,0x6f,0xd0)))<8 and painter.cue(48,20)[:3]==[0x2f,0x6f,0xd0]
     painter.press('Control+z'); painter.settled()
-    assert painter.strokes()==[] and painter.result(48,20)[:3]==[255,255,255]
+    assert len(painter.strokes())==n and painter.result(48,20)[:3]==[255,255,255]
     painter.press('Control+y'); painter.settled()
-    assert len(painter.strokes())==1 and painter.result(48,20)[2]>200
+    assert len(painter.strokes())==n+1 and painter.result(48,20)[2]>200
     painter.press('e'); painter.stroke((48,10),(48,30)); painter.settled()
     assert painter.cue(48,20)[3]==0 and painter.cue(76,20)[3]>0
     painter.press('g'); painter.stroke((8,8)); painter.settled()
@@ -199,11 +202,17 @@ def test_jupyterlab(page, jupyter, tmp_path):
     assert json.loads(Path(download.value.path()).read_text())['strokes']==first.strokes()
 
 def test_notebook7(page, jupyter, tmp_path):
+    "Run the lesson itself from top to bottom, then paint in it"
     url,token,folder = jupyter
-    first,second = open_and_run(page, f'{url}/notebooks/nb7.ipynb?token={token}')
-    paint_and_check(first)
+    page.goto(f'{url}/notebooks/nb7.ipynb?token={token}')
+    page.locator('.jp-Notebook .jp-CodeCell').first.wait_for()
+    run_cell(page, 0)
+    page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
+    page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
+    painter = Painter(page, page.locator('.cue-painter').first); painter.root.wait_for(state='attached')
+    page.wait_for_function("root => (root.cuePainter.strokes().at(-1) ?? {}).points?.length === 1 && root.cuePainter.strokes().length > 3", arg=painter.root.element_handle()) # the lesson's last line
+    paint_and_check(painter)
     page.screenshot(path=tmp_path/'nb7.png')
-    assert second.strokes()==[]
 
 # ---------------------------------------------------------------- on the page of manga-paint
 
