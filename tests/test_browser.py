@@ -267,5 +267,30 @@ def test_dark_and_narrow(browser, house, tmp_path):
     x,y = painter.client(128,128); page.touchscreen.tap(x, y); painter.settled()
     assert len(painter.strokes())==1 and painter.cue(128,128)[3]>200
     other.wait_for_function("root => root.cuePainter.strokes().length === 1", arg=follower.root.element_handle())
-    painter.do('help'); page.screenshot(path=tmp_path/'dark.png')
+    painter.do('help'); page.screenshot(path=tmp_path/'dark.png'); painter.do('help')
+    n = painter.js("""(() => {                                                        // a pen that presses, then two fingers
+        const stage = root.querySelector('.cp-stage'), at = (type, id, kind, [clientX, clientY], pressure=0) => stage.dispatchEvent(
+            new PointerEvent(type, {pointerId:id, pointerType:kind, clientX, clientY, pressure, button:type === 'pointermove' ? -1 : 0, buttons:1, bubbles:true, cancelable:true}));
+        const zoom = root.querySelector('.cp-zoom').textContent;
+        at('pointerdown', 7, 'touch', painter.toClient(60,60)); at('pointerdown', 8, 'touch', painter.toClient(120,60)); at('pointermove', 8, 'touch', painter.toClient(220,60));
+        at('pointerup', 8, 'touch', painter.toClient(220,60)); at('pointerup', 7, 'touch', painter.toClient(60,60));
+        const zoomed = parseInt(root.querySelector('.cp-zoom').textContent) > parseInt(zoom), before = painter.strokes().length;
+        at('pointerdown', 9, 'pen', painter.toClient(60,200), .25); at('pointermove', 9, 'pen', painter.toClient(90,200), 1); at('pointerup', 9, 'pen', painter.toClient(90,200));
+        return [zoomed, before, painter.strokes().at(-1).points]; })()""")
+    assert n[0] and n[1]==1 and [p[2] for p in n[2]][:2]==[.25,1] and abs(n[2][0][0]-60)<.2
     context.close()
+
+def test_zoom_and_pan_paint_where_the_pointer_is(page, house):
+    "The wheel zooms only where somebody paints; Space and a drag move the page; strokes land where they are seen"
+    painter = opened(page, house); painter.settled()
+    zoom = lambda: int(painter.root.locator('.cp-zoom').inner_text()[:-1])
+    start = zoom(); page.mouse.move(*painter.client(100,100)); page.mouse.wheel(0,-300); assert zoom()==start   # nobody has clicked: the page scrolls
+    painter.stroke((100,100)); page.mouse.wheel(0,-300)
+    page.wait_for_function("([root, z]) => parseInt(root.querySelector('.cp-zoom').textContent) > z", arg=[painter.root.element_handle(),start])
+    x,y = painter.client(100,100); page.keyboard.down(' '); page.mouse.down(); page.mouse.move(x+50, y+30); page.mouse.up(); page.keyboard.up(' ')
+    assert np.allclose(painter.client(100,100), [x+50,y+30], atol=1) and len(painter.strokes())==1
+    painter.press('p'); painter.stroke((120,90)); painter.settled()
+    assert np.allclose(painter.strokes()[-1]['points'][0][:2], [120,90], atol=.2) and house.painter.cue[90,120,3]==255
+    painter.press('0'); painter.press(']'); painter.press('3')
+    assert zoom()==start and painter.root.locator('.cp-cue').evaluate('c => c.style.opacity')=='0'
+    painter.press('Alt+z'); assert len(painter.strokes())==2                     # not ours: left to the browser

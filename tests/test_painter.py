@@ -219,5 +219,7 @@ def test_command_serves_until_ctrl_c(script, tmp_path):
     with subprocess.Popen([sys.executable,script,tmp_path/'page.png','--model',tmp_path/'model','--quiet'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
         url = re.search(r'http://127\.0\.0\.1:\d+/\?token=\S+', p.stdout.readline())[0]
         assert '<title>Cue painter' in httpx.get(url).text
+        news = lambda: httpx.get(url.replace('?','changes?after=0&'), timeout=60).json()['values']
+        until(lambda: news()['_result']['$'] or news()['error'], 60); assert not news()['error']          # the model has painted
         p.send_signal(signal.SIGINT); out,err = p.communicate(timeout=30)
     assert p.returncode==0 and 'Ended' in out and not err
