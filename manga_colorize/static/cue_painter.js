@@ -230,7 +230,7 @@ const icon = name => `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${ico
 const button = (name, label, key = '') => `<button type="button" data-do="${name}" title="${label}${key ? ` (${key})` : ''}" aria-label="${label}">${icon(name)}</button>`;
 const tools = [['brush', 'Highlighter', 'B'], ['point', 'Point', 'P'], ['eraser', 'Eraser', 'E'], ['fill', 'Fill a region', 'G'], ['pick', 'Pick a colour', 'I'], ['hand', 'Move the page', 'H']];
 const shortcuts = [['B P E G', 'highlighter, point, eraser, fill'], ['I, or Alt + click', 'pick a colour from the page'], ['H, or Space + drag', 'move the page'], ['[  ]', 'smaller, larger brush'], ['Ctrl + Z, Ctrl + Y', 'undo, redo'],
-  ['wheel,  +  −  0', 'zoom; 0 shows the whole page'], ['1  2  3', 'sketch, result, cue: show or hide'], ['C', 'before and after'], ['Enter', 'colour now'], ['Esc', 'drop the stroke in hand']];
+  ['wheel,  +  −  0', 'zoom; 0 shows the whole page'], ['1  2  3', 'sketch, result, cue: show or hide'], ['C', 'before and after'], ['Enter', 'colour now'], ['Ctrl + S', 'save the picture'], ['Esc', 'drop the stroke in hand']];
 
 const html = `
 <div class="cp-bar" role="toolbar" aria-label="Tools">
@@ -596,6 +596,7 @@ function render({ model, el }) {
     let used = true;
     if (control && key === 'z') e.shiftKey ? redoOne() : undo();
     else if (control && key === 'y') redoOne();
+    else if (control && key === 's') { if (cue && !lost) actions.save(); }
     else if (control || e.altKey) used = false;
     else if (key === ' ' && !e.target.closest('button')) { space = true; stage.classList.add('cp-space'); }
     else if (e.target.matches('input[type=range]') && /^arrow|^page|home|end/.test(key)) used = false;
