@@ -144,13 +144,24 @@ class Painter:
 
 def hue(rgb): return colorsys.rgb_to_hsv(*(v/255 for v in rgb[:3]))[0]*360
 
+def kernel_ready(page, url, token):
+    "Wait until the notebook's kernel has started and the page is connected to it"
+    end = time.monotonic()+LONG/1000
+    while time.monotonic()<end:
+        sessions = page.request.get(f'{url}/api/sessions?token={token}').json()
+        if any(s['kernel']['connections'] and s['kernel']['execution_state']=='idle' for s in sessions if s['path'] in page.url): return
+        page.wait_for_timeout(200)
+    pytest.fail('the kernel did not start')
+
 def run_cell(page, i):
-    "Run a cell and wait for its number; a kernel that is still starting swallows the first try"
+    "Run a cell and wait for its number; a page that is not quite ready swallows the first try, or asks something"
     cell = page.locator('.jp-Notebook .jp-CodeCell').nth(i); prompt = cell.locator('.jp-InputPrompt').first
     for _ in range(20):
-        cell.locator('.cm-content').click(); page.keyboard.press('Shift+Enter')
-        try: playwright.expect(prompt).not_to_have_text('[ ]:', timeout=2000); break
-        except AssertionError: pass
+        if page.locator('.jp-Dialog').count(): page.keyboard.press('Escape')
+        try:
+            cell.locator('.cm-content').click(timeout=3000); page.keyboard.press('Shift+Enter')
+            playwright.expect(prompt).not_to_have_text('[ ]:', timeout=3000); break
+        except (AssertionError,playwright.TimeoutError): pass
     playwright.expect(prompt).to_have_text(f'[{i+1}]:', timeout=LONG)
 
 def paint_and_check(painter):
@@ -172,18 +183,18 @@ def paint_and_check(painter):
     assert painter.strokes()[-1]['tool']=='fill' and painter.cue(8,8)[3]>0
     painter.press('b')
 
-def open_and_run(page, url):
-    page.goto(url)
-    page.locator('.jp-Notebook .jp-CodeCell').first.wait_for()
+def open_and_run(page, url, token):
+    page.goto(f'{url}/lab/tree/lab.ipynb?token={token}')
+    page.locator('.jp-Notebook .jp-CodeCell').first.wait_for(); kernel_ready(page, url, token)
     for i in range(2): run_cell(page, i)
     painters = page.locator('.cue-painter')
     painters.nth(1).wait_for()
     return Painter(page, painters.nth(0)),Painter(page, painters.nth(1))
 
 def test_jupyterlab(page, jupyter, tmp_path):
-    "Run a notebook, paint, undo, erase, fill, save; two painters do not mix; a restarted kernel is told of"
+    "Run a notebook, paint, undo, erase, fill, save, reload; two painters do not mix; a restarted kernel is told of"
     url,token,folder = jupyter
-    first,second = open_and_run(page, f'{url}/lab/tree/lab.ipynb?token={token}')
+    first,second = open_and_run(page, url, token)
     paint_and_check(first)
     page.screenshot(path=tmp_path/'lab.png')
     assert second.strokes()==[]
@@ -192,7 +203,13 @@ def test_jupyterlab(page, jupyter, tmp_path):
     first.do('save'); page.wait_for_function("root => root.querySelector('.cp-status').textContent.startsWith('Saved')", arg=first.root.element_handle())
     kept = json.loads((folder/'kept'/'strokes.json').read_text())
     assert kept['strokes']==first.strokes() and Image.open(folder/'kept'/'result.png').size==(256,256)
-    assert np.array(Image.open(folder/'kept'/'cue.png'))[8,8].tolist()==first.cue(8,8)
+    kept_cue = first.cue(8,8); assert np.array(Image.open(folder/'kept'/'cue.png'))[8,8].tolist()==kept_cue
+    page.locator('.jp-CodeCell .cm-content').first.click(); page.keyboard.press('Control+s')
+    end = time.monotonic()+LONG/1000
+    while 'widget-view' not in (folder/'lab.ipynb').read_text(encoding='utf-8') and time.monotonic()<end: page.wait_for_timeout(100)
+    page.reload(); page.locator('.cue-painter').first.wait_for(timeout=20000)      # the kernel still knows everything
+    page.wait_for_function("root => root.cuePainter.strokes().length === 3", arg=first.root.element_handle()); first.settled()
+    assert not first.root.locator('.cp-banner').is_visible() and first.cue(8,8)==kept_cue and first.result(8,8)[2]>200
     page.locator('.jp-Toolbar [data-command="notebook:restart-kernel"], [data-jp-item-name="restart"] >> nth=0').first.click()
     page.locator('.jp-Dialog .jp-mod-accept').click()
     banner = first.root.locator('.cp-banner'); banner.wait_for()
@@ -205,7 +222,7 @@ def test_notebook7(page, jupyter, tmp_path):
     "Run the lesson itself from top to bottom, then paint in it"
     url,token,folder = jupyter
     page.goto(f'{url}/notebooks/nb7.ipynb?token={token}')
-    page.locator('.jp-Notebook .jp-CodeCell').first.wait_for()
+    page.locator('.jp-Notebook .jp-CodeCell').first.wait_for(); kernel_ready(page, url, token)
     run_cell(page, 0)
     page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
     page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
@@ -235,6 +252,8 @@ def test_page(page, house, tmp_path):
     paint_and_check(painter)
     assert painter.strokes()==house.painter.strokes and painter.cue(48,20)==house.painter.cue[20,48].tolist()
     page.screenshot(path=tmp_path/'page.png')
+    painter.press('Control+s'); page.wait_for_function("root => root.querySelector('.cp-status').textContent.startsWith('Saved')", arg=painter.root.element_handle())
+    assert (tmp_path/'kept'/'result.png').exists()
     painter.do('compare'); assert painter.root.locator('.cp-wipe').is_visible(); painter.do('compare')
     painter.press('Alt'); painter.do('pick'); painter.stroke((8,8)); painter.press('b')
     assert painter.root.locator('.cp-color code').inner_text()=='#2f6fd0'          # picked from the fill
