@@ -25,3 +25,6 @@ from manga_colorize.evaluate.curve import points_curve
 from manga_colorize.studio.colorizer import *
 from manga_colorize.studio.tiles import in_tiles
 from manga_colorize.studio.pretrained import *
+from manga_colorize.studio.painter import CuePainter
+from manga_colorize.studio.turing import TuringCorner,TuringTest,play,world_pairs
+from manga_colorize.studio.sliders import explore

@@ -81,7 +81,7 @@ def _files(path, facts, radius):
         twins.add(h); before.append(dict(file_name=f['file_name'], split=f['split']))
     if len(shapes)>1: yield False,'pictures of several sizes',', '.join(f'{n} of {w} x {h}' for (h,w),n in shapes.most_common(3))
 
-# %% ../../nbs/data/06f_audit.ipynb #9247974a
+# %% ../../nbs/data/06f_audit.ipynb #98418fd4
 def _strays(path, facts):
     "Pictures in the folders of the splits that no metadata knows"
     known = {f['file_name'] for f in facts}
@@ -93,6 +93,7 @@ def audit(
     radius:int=6  # Differing bits of 64 up to which two pictures count as near-duplicates
 )->Audit: # What was found; `ok` if nothing is wrong
     "Check a data set: no character and no picture where it must not be, every file whole"
+    if not 0<=radius<=32: raise ValueError(f"expected a radius of 0 to 32 bits, got {radius}")
     facts = _listed(path)
     if not facts: raise ValueError(f"expected a data set, got {str(path)!r} without pictures")
     out = Audit(path, dict(Counter(f.get('split','') for f in facts)), list(_people(facts)))

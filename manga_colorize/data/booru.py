@@ -232,5 +232,5 @@ def manga_download(
     try:
         if url!='world': return ask(url)
         from manga_colorize.data.world import World
-        with EmbeddedBooru(World(seed=0), n=10*n+50, users={login:key}) as server: ask(server.url, name='world', timeout=120.)
+        with EmbeddedBooru(World(seed=0), n=200*(1+n//25), users={login:key}) as server: ask(server.url, name='world', timeout=120.)
     except (ValueError,OSError) as e: raise SystemExit(f'manga-dataset download: {e}')

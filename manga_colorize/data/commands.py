@@ -17,11 +17,12 @@ from .card import evenly
 from .dataset import build_dataset,read_metadata
 from .sketch import blur_cue,sketchify
 
-# %% ../../nbs/data/06g_commands.ipynb #b937773c
+# %% ../../nbs/data/06g_commands.ipynb #ba3777ec
 class _Counter:
     "Says how far the work is: a line that renews itself in a terminal, every thousand pictures elsewhere"
-    def __init__(self, n): self.n,self.live = n,sys.stdout.isatty()
+    def __init__(self, n): self.n,self.live,self.last = n,sys.stdout.isatty(),None
     def __call__(self, k):
+        self.last = k
         text = f"{k:,}{f' of {self.n:,}' if self.n else ''} pictures kept"
         if self.live: print(f'\r{text}', end='', flush=True)
         elif k%1000==0: print(text, flush=True)
@@ -45,11 +46,15 @@ def build(
     if src=='world':
         from manga_colorize.data.world import World
         src = World(seed=seed)
+    if not 0<complexity<=100: raise ValueError(f"expected --complexity above 0, at most 100 per cent, got {complexity}")
+    if workers<0: raise ValueError(f"expected --workers of 0 or more, got {workers}")
     count = _Counter(n)
     report = build_dataset(src, dst, size, complexity, n, seed, valid, scenes, workers, count, cast, tests, client=cluster, work=work)
-    print(('\n' if count.live else '')+str(report))
+    print(('\n' if count.live and count.last else '')+str(report))
+    if count.last is None: print('Finished before, nothing was done. For new pictures, choose another folder.')
+    elif n and count.last<n: print(f'There were no more: {count.last:,} of the {n:,} asked for.')
 
-# %% ../../nbs/data/06g_commands.ipynb #8cafa87f
+# %% ../../nbs/data/06g_commands.ipynb #5b8ad0f6
 def check(
     path:str,    # A data set, or any folder with a folder for each split; a URL will do
     radius:int=6 # Differing bits of 64 up to which two pictures count as near-duplicates
@@ -64,13 +69,14 @@ def show(
     n:int=12                # Pictures on it
 ):
     "Lay some pictures of a data set out with their sketches and cues, as a JPEG"
+    if n<1 or Path(out).suffix.lower() not in ('.jpg','.jpeg'): raise ValueError(f"expected a name that ends in .jpg, and --n of at least 1, got {out} and {n}")
     rows = read_metadata(path)
     some = [read_image(Path(path)/rows[i]['file_name']) for i in evenly(len(rows), n)]
     sheet = page_sheet([sketchify(a) for a in some], [blur_cue(a) for a in some], some, titles=('sketch','cue','color'))
     with atomic_path(out) as tmp: tmp.write_bytes(jpeg_bytes(sheet))
-    print(f'{len(rows):,} pictures, {len(some)} of them in {Path(out).name}')
+    print(f'{len(rows):,} pictures, {len(some)} of them in {out}')
 
-# %% ../../nbs/data/06g_commands.ipynb #d341fc39
+# %% ../../nbs/data/06g_commands.ipynb #35ecf116
 words = dict(download=manga_download.__wrapped__, build=build, audit=check, show=show)
 
 def manga_dataset(
@@ -82,10 +88,18 @@ def manga_dataset(
     if word not in words: raise SystemExit(f"manga-dataset: expected one of {', '.join(words)}, got {word!r}; try manga-dataset --help")
     given = vars(anno_parser(words[word], prog=f'manga-dataset {word}').parse_args(rest))
     try: words[word](**{k:v for k,v in given.items() if k not in ('pdb','xtra')})
-    except (ValueError,OSError,ImportError,RuntimeError) as e: raise SystemExit(f'manga-dataset {word}: {e}')
+    except (ValueError,OSError,ImportError,RuntimeError) as e: raise SystemExit(f'manga-dataset {word}: {_in_words(str(e))}')
     except KeyboardInterrupt:
         print('\nStopped. The same command goes on from here.', file=sys.stderr)
         raise SystemExit(130)
+
+_options = {'valid_pct':'--valid', 'test_pct':'--tests', 'max_complexity':'--complexity', 'as build_dataset makes them':'as manga-dataset build makes them',
+            'login and api_key':'--login and --key', 'expected a radius':'expected a --radius', 'expected n,':'expected --n,'}
+
+def _in_words(text):
+    "An error of the library in the words of the command"
+    for python,option in _options.items(): text = text.replace(python, option)
+    return text
 
 def _usage():
     rows = [f'  {k:<10}{f.__doc__}' for k,f in words.items()]

@@ -86,7 +86,7 @@ def mixed_cue(
     "Draw one of the cues in `mix` for each picture"
     seeds,cue = _seeds(seed, len(color)),no_cue(_levels(color))
     shares,makers = zip(*mix.values())
-    kinds = [rng.choice(len(shares), p=shares) for rng in _dice(seeds, len(color), 0)]
+    kinds = [rng.choice(len(shares), p=np.array(shares)/sum(shares)) for rng in _dice(seeds, len(color), 0)]
     for k in set(kinds):
         these = [i for i,other in enumerate(kinds) if other==k]
         cue[these] = makers[k](color[these], seed=[seeds[i] for i in these])

@@ -92,19 +92,24 @@ def read_metadata(
 )->list: # A dict for each picture: file_name, split, source, complexity, tags, characters, style and more
     "Read the facts about every picture of a data set; `ValueError` if it is none, or damaged"
     where = place(path)
-    if not where.exists('metadata.jsonl'): raise ValueError(f"expected a finished data set with metadata.jsonl, got {str(path)!r}")
+    if not where.exists('metadata.jsonl'): raise ValueError(f"expected a finished data set with metadata.jsonl, as build_dataset makes them, got {str(path)!r}")
     lines = where.read('metadata.jsonl').decode('utf-8').split('\n')
     return [_facts(f'{where}/metadata.jsonl', i, line) for i,line in enumerate(lines, 1) if line]
 
 # %% ../../nbs/data/06_dataset.ipynb #b0e7f5eb
+def _differences(old, new):
+    "What two recipes do not share, in words"
+    names = {'at':'other files', 'screens':'other limits'}
+    return '; '.join(names.get(k) or f'{k} {old.get(k)}, not {new.get(k)}' for k in sorted(old.keys()|new.keys()) if old.get(k)!=new.get(k))
+
 def _claim(where, recipe):
     "The day this data set was begun, and its report if it is finished; a new one is marked as ours"
     where.tidy()
     if where.exists('dataset.json'):
         old = read_json(where, 'dataset.json')
-        if old.get('recipe')!=recipe: raise ValueError(f"expected an empty folder or the same data set in {str(where)!r}, got one made by {old.get('recipe')}, not {recipe}: choose another folder or delete it")
+        if (was := old.get('recipe'))!=recipe: raise ValueError(f"expected an empty folder or the same data set in {str(where)!r}, got one with {_differences(was or {}, recipe)}: choose another folder or delete it")
         return old['begun'],old.get('report') if where.exists('metadata.jsonl') else None
-    if not where.empty(): raise ValueError(f"expected an empty folder, got {str(where)!r} with other files in it")
+    if not where.empty(): raise ValueError(f"expected an empty folder, got {str(where)!r} with other files in it: choose another folder")
     today = datetime.date.today().isoformat()
     write_json(where, 'dataset.json', dict(recipe=recipe, begun=today))
     return today,None
@@ -181,7 +186,7 @@ def _deliver(where, folder, ledger, splits):
             list(pool.map(partial(_move, where, folder), [m for _,moves in some for m in moves]))
             f.writelines(json.dumps(row, ensure_ascii=False)+'\n' for row,_ in some)
 
-# %% ../../nbs/data/06_dataset.ipynb #e6f0ff90
+# %% ../../nbs/data/06_dataset.ipynb #e8647612
 def _refusals(folder, ledger):
     "Write down what was refused; a few names for each reason"
     examples = {}
@@ -193,7 +198,6 @@ def _refusals(folder, ledger):
 
 def _finish(where, folder, ledger, recipe, begun, split):
     "Deliver the pictures, then the card, the recipe and, last, the metadata"
-    if not ledger.n_kept(): raise ValueError(f"expected at least one usable picture, got {ledger.n_refused() or 'none at all'}")
     splits = assign_splits(ledger.kept(), **split)
     held = {s:splits.count(s) for s in sorted(set(splits)-set(names))}
     if sum(held.values())==len(splits): raise ValueError(f"expected pictures for training or tests, got all of them held back: {held}")
@@ -252,6 +256,9 @@ def build_dataset(
         for name in ('png','sketch'): (folder/name).mkdir(parents=True, exist_ok=True)
         with closing(Ledger(folder/'ledger.sqlite')) as ledger:
             _go_through(source, ledger, folder, partial(_one, source, size, screens, crop), screens, n, seed, n_workers, client, each)
-            report = _finish(where, folder, ledger, recipe, begun, split)
+            if not (count := ledger.n_kept()): where.remove('dataset.json') # nothing here to protect: the next attempt may be another
+            report = _finish(where, folder, ledger, recipe, begun, split) if count else None
+            refused = ledger.n_refused()
     shutil.rmtree(folder, ignore_errors=True)
+    if not report: raise ValueError(f"expected at least one usable picture, got {refused or 'none at all'}")
     return Report(dst, **report)

@@ -238,6 +238,7 @@ def _finish(report, manifest, posts):
     "Leave the folder as an unbroken run would"
     manifest.finish(); report.failed.sort(key=lambda f: (f[0] if type(f[0]) is int else -1, str(f[0]))); report.skipped = dict(getattr(posts,'skipped',{}))
     f = report.path/'failed.jsonl'
+    if not len(manifest) and not report.failed: (report.path/'query.json').unlink(missing_ok=True) # nothing here: another question is welcome
     if report.failed: _save(f, ''.join(json.dumps(dict(id=i, why=why), default=str)+'\n' for i,why in report.failed))
     else: f.unlink(missing_ok=True)
     return report

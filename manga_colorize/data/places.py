@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core import atomic_path
 
-# %% ../../nbs/data/06d_places.ipynb #727bbfe8
+# %% ../../nbs/data/06d_places.ipynb #8926c5a3
 class LocalPlace:
     "A folder on this machine"
     def __init__(self, path): self.path = Path(path)
@@ -19,6 +19,7 @@ class LocalPlace:
     def exists(self, name): return (self.path/name).is_file()
     def read(self, name): return (self.path/name).read_bytes()
     def open(self, name): return open(self.path/name, 'rb')
+    def remove(self, name): (self.path/name).unlink(missing_ok=True)
     def names(self): return (p.relative_to(self.path).as_posix() for p in self.path.rglob('*') if p.is_file())
     def empty(self): return not self.path.exists() or self.path.is_dir() and not any(self.path.iterdir())
     def tidy(self):
@@ -35,7 +36,7 @@ class LocalPlace:
             with atomic_path(self.path/name) as tmp: shutil.copyfile(file, tmp) # from another disk
             os.unlink(file)
 
-# %% ../../nbs/data/06d_places.ipynb #778a4379
+# %% ../../nbs/data/06d_places.ipynb #2a2ab6c7
 class RemotePlace:
     "A folder that fsspec reaches: s3://, gs://, memory:// and others"
     def __init__(self, url):
@@ -51,6 +52,7 @@ class RemotePlace:
     def names(self): return (p[len(self.root.rstrip('/'))+1:] for p in self.fs.find(self.root)) if self.fs.exists(self.root) else iter(())
     def empty(self): return next(iter(self.names()), None) is None
     def tidy(self): pass
+    def remove(self, name): self.fs.rm_file(self.at(name))
     def write(self, name, data): self.fs.makedirs(self.at(name).rpartition('/')[0], exist_ok=True); self.fs.pipe_file(self.at(name), data)
     def move_in(self, file, name): self.write(name, Path(file).read_bytes()); Path(file).unlink()
 

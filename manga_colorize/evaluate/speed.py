@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['make_scans', 'naive_build', 'build_benchmark', 'decode_loss', 'download_benchmark', 'memory_benchmark']
 
-# %% ../../nbs/evaluate/03_speed.ipynb #bd01eb68
+# %% ../../nbs/evaluate/03_speed.ipynb #850ba7fc
 import tempfile,time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,27 +35,36 @@ def make_scans(
         scan = (a+grain[...,None]).clip(0,255).astype(np.uint8)
         cv2.imwrite(str(Path(path)/f'{i:04d}.jpg'), cv2.cvtColor(scan, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY,90])
 
-# %% ../../nbs/evaluate/03_speed.ipynb #83314729
+# %% ../../nbs/evaluate/03_speed.ipynb #3d4eac61
 def naive_build(
-    src, # Folder of pictures
-    dst  # Folder to make
+    src,      # Folder of pictures
+    dst,      # Folder to make
+    each=None # Called with the number of pictures done, after each
 ):
     "Make 256 pixel squares the plain way, without checks, splits or resuming"
     Path(dst).mkdir(parents=True)
-    for f in sorted(Path(src).iterdir()):
-        a = cv2.imread(str(f)); h,w = a.shape[:2]; s = min(h,w)
-        a = cv2.resize(a[(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s], (256,256), interpolation=cv2.INTER_AREA)
+    for k,f in enumerate(sorted(Path(src).iterdir()), 1):
+        a = cv2.imread(str(f)); k = 256/min(a.shape[:2])
+        a = cv2.resize(a, (round(a.shape[1]*k),round(a.shape[0]*k)), interpolation=cv2.INTER_AREA)
+        y,x = (a.shape[0]-256)//2,(a.shape[1]-256)//2; a = a[y:y+256,x:x+256]
         grey = cv2.cvtColor(a, cv2.COLOR_BGR2GRAY)
         sketch = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY, 7, 2)
-        if 100*(sketch==0).mean()<=40: cv2.imwrite(str(Path(dst)/f'{f.stem}.png'), a)
+        if 100*(sketch==0).mean()<=100: cv2.imwrite(str(Path(dst)/f'{f.stem}.png'), a)
+        if each: each(k)
 
-# %% ../../nbs/evaluate/03_speed.ipynb #9523bf91
-def _pace(src, dst, n_workers):
-    "Seconds a picture, from the tenth of the pictures to the last: workers have started by then"
+# %% ../../nbs/evaluate/03_speed.ipynb #c068b069
+def _pace(build):
+    "Seconds a picture, from the first tenth of the pictures to the last: workers have started by then"
     times = []
-    build_dataset(src, dst, n_workers=n_workers, screens=Screens(twins=None), each=lambda k: times.append(time.perf_counter()))
+    build(each=lambda k: times.append(time.perf_counter()))
     first = len(times)//10
     return (times[-1]-times[first])/(len(times)-1-first)
+
+@contextmanager
+def _one_thread():
+    threads = cv2.getNumThreads(); cv2.setNumThreads(1)
+    try: yield
+    finally: cv2.setNumThreads(threads)
 
 def build_benchmark(
     n:int=200,       # Scans
@@ -61,12 +72,10 @@ def build_benchmark(
     scans=None       # Folder of `make_scans` to use again; None for a new one
 )->dict: # Milliseconds a picture: 'naive', and each number of workers
     "Compare `build_dataset` with the plain loop on 2000 x 3000 JPEGs, one OpenCV thread each"
-    threads = cv2.getNumThreads(); cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as d:
+    with tempfile.TemporaryDirectory() as d, _one_thread():
         if scans is None: make_scans(scans := Path(d)/'scans', n)
-        start = time.perf_counter(); naive_build(scans, Path(d)/'naive')
-        out = dict(naive=(time.perf_counter()-start)/n) | {k:_pace(scans, Path(d)/str(k), k) for k in workers}
-    cv2.setNumThreads(threads)
+        ours = partial(build_dataset, scans, screens=Screens(twins=None, max_complexity=100)) # nothing is refused, by either
+        out = dict(naive=_pace(partial(naive_build, scans, Path(d)/'naive'))) | {k:_pace(partial(ours, Path(d)/str(k), n_workers=k)) for k in workers}
     return {k:round(1000*v, 2) for k,v in out.items()}
 
 # %% ../../nbs/evaluate/03_speed.ipynb #cbe06443
