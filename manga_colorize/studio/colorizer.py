@@ -231,7 +231,7 @@ def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
 def manga_colorize(
     sketch:_Sketches,     # Picture files, or folders of them
     cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
-    model:str=None,       # Model folder, as manga-demo and manga-train make it; the one that ships by default
+    model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package, once there is one
     out:str='colored',    # Folder for the coloured pages
     sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
     exact:bool=False      # Take the cue as it is, without spreading its strokes
