@@ -30,7 +30,8 @@ from .workers import in_order
 # %% ../../nbs/data/06_dataset.ipynb #c3e4278a
 def _png(a):
     a = a if a.ndim==2 else cv2.cvtColor(a, cv2.COLOR_RGB2BGR)
-    return cv2.imencode('.png', a, [cv2.IMWRITE_PNG_STRATEGY,cv2.IMWRITE_PNG_STRATEGY_RLE])[1].tobytes()
+    fast = [cv2.IMWRITE_PNG_STRATEGY,cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER,cv2.IMWRITE_PNG_FILTER_UP]
+    return cv2.imencode('.png', a, fast)[1].tobytes()
 
 def prepare(
     source,          # `Folder`, `Drawn`, or anything like them
