@@ -40,7 +40,7 @@ def init_published(
 )->nn.Module: # The same network
     "Draw convolutions from N(0, 0.02) and batch norm gains from N(1, 0.02); set biases to zero"
     for m in model.modules():
-        if not isinstance(m, (nn.Conv2d,nn.ConvTranspose2d,nn.BatchNorm2d)): continue
+        if not isinstance(m, (nn.Conv2d,nn.ConvTranspose2d,nn.BatchNorm2d)) or m.weight.is_meta: continue # shapes alone need no numbers
         nn.init.normal_(m.weight, float(isinstance(m, nn.BatchNorm2d)), 0.02)
         if m.bias is not None: nn.init.zeros_(m.bias)
     return model

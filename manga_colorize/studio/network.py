@@ -95,7 +95,8 @@ class CueUnet(nn.Module):
         self.decode = nn.ModuleList([ResBlock(c) for c in w[:-1]])
         self.unfold = _conv(w[0], 4*full)
         self.last = nn.Sequential(nn.Conv2d(full+8, full, 3, padding=1), nn.LeakyReLU(.2), nn.Conv2d(full, 4, 3, padding=1))
-        nn.init.normal_(self.last[-1].weight, 0, .01); nn.init.zeros_(self.last[-1].bias)
+        if not self.last[-1].weight.is_meta: nn.init.normal_(self.last[-1].weight, 0, .01) # shapes alone need no numbers
+        nn.init.zeros_(self.last[-1].bias)
 
     @property
     def config(self): return dict(arch='cue_unet', width=self.width, depth=self.depth, full=self.full)
