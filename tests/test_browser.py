@@ -10,9 +10,11 @@ from PIL import Image
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser tests')
 from manga_colorize.data.world import World
 from manga_colorize.core import to_image,to_tensor
+from manga_colorize.studio.colorizer import Colorizer
 from manga_colorize.studio.inputs import soften_cue
 from manga_colorize.studio.paint_page import PaintPage
 from manga_colorize.studio.painter import CuePainter
+from manga_colorize.studio.pretrained import from_pretrained # `Colorizer` learns the word
 from manga_colorize.studio.stroke_image import replay
 
 STATIC = files('manga_colorize')/'static'
@@ -313,3 +315,13 @@ def test_zoom_and_pan_paint_where_the_pointer_is(page, house):
     painter.press('0'); painter.press(']'); painter.press('3')
     assert zoom()==start and painter.root.locator('.cp-cue').evaluate('c => c.style.opacity')=='0'
     painter.press('Alt+z'); assert len(painter.strokes())==2                     # not ours: left to the browser
+
+def test_the_shipped_model_takes_a_strokes_hue(page, tmp_path):
+    "What the package's own painter makes of a green stroke on hair is green, there and a little beside it; a minute of painting leaves no error"
+    with PaintPage(CuePainter(World(seed=11).illustration(3).lines, Colorizer.from_pretrained(device='cpu'))) as house:
+        painter = opened(page, house); painter.settled()
+        painter.color('#40b060'); painter.stroke((100,60),(150,60)); painter.settled()
+        assert all(abs(hue(painter.result(x,y))-hue((0x40,0xb0,0x60)))<25 for x,y in ((110,60),(125,60),(140,60)))
+        painter.color('#f0c8a8'); painter.stroke((120,130),(140,135)); painter.settled()
+        page.screenshot(path=tmp_path/'shipped.png')
+        assert not page.said and len(painter.js('painter.delays'))>=2

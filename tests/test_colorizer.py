@@ -231,9 +231,10 @@ def command(*args):
     run = subprocess.run([shutil.which('manga-colorize', path=str(Path(sys.executable).parent)), *map(str,args)], capture_output=True, text=True)
     return run.returncode,run.stdout,run.stderr
 
-def test_command_needs_a_model(tmp_path):
-    code,out,err = command(tmp_path/'a.png')
-    assert code and 'manga-demo' in err and 'Traceback' not in err
+def test_command_has_a_model(tmp_path):
+    Image.fromarray(sketch()).save(tmp_path/'a.png')
+    code,out,err = command(tmp_path/'a.png', '--out', tmp_path/'out')
+    assert not code and Image.open(tmp_path/'out'/'a_color.png').size==sketch().shape[::-1], err
     code,out,err = command(tmp_path/'a.png', '--model', tmp_path)
     assert code and 'expected a folder with config.json' in err and 'Traceback' not in err
 

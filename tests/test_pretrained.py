@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import numpy as np,pytest,safetensors.torch as st,torch
 from PIL import Image
 
+from manga_colorize.data.sketch import blur_cue,sketchify
+from manga_colorize.data.world import World
+from manga_colorize.evaluate.metrics import psnr
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio import pretrained
 from manga_colorize.studio.colorizer import Colorizer,manga_colorize
@@ -237,3 +240,18 @@ def test_the_card_promises_nothing_it_does_not_know():
 def test_strange_words_stay_in_their_cell():
     card = model_card(tiny(data=dict(kind='folder', folder='a|b\n# c')))
     assert '| folder | a/b # c |' in card
+
+# --- what ships
+
+def test_what_ships_is_small_and_nobodys_art():
+    "At most 10 MB, trained on pictures of the World alone, with its figures beside it"
+    folder = embedded_folder(); config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
+    assert (folder/'model.safetensors').stat().st_size<=10e6
+    assert config['data']['kind']=='world' and config['seen']>10_000 and config['figures']
+    assert "No one's art went in" in model_card(Colorizer.from_pretrained(device='cpu'))
+
+def test_what_ships_paints():
+    "Blurred colours of a stranger come out nearer to the picture than they went in; the same page every time"
+    color = World(seed=1950).illustration(5).color; paint = Colorizer.from_pretrained(device='cpu')
+    cue = blur_cue(color); page = paint(sketchify(color), cue)
+    assert psnr(page, color)>psnr(cue[...,:3], color)+2 and page.tobytes()==paint(sketchify(color), cue).tobytes()

@@ -12,7 +12,7 @@ from manga_colorize.data.world import World
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio.colorizer import Colorizer
 from manga_colorize.studio.network import CueUnet
-from manga_colorize.studio.pretrained import embedded_folder
+from manga_colorize.studio.pretrained import from_pretrained # `Colorizer` learns the word
 from manga_colorize.studio.tiles import in_tiles,tile_shares,tile_spans
 
 class Near(nn.Module):
@@ -134,7 +134,6 @@ def test_no_step_where_tiles_of_a_network_meet(name, told):
     print('steps where tiles meet', soft, 'without fading', seams(hard-whole, 1, [(0,320),(320,640)]))
     assert max(soft)<1.3 and max(seams(hard-whole, 1, [(0,320),(320,640)]))>2
 
-@pytest.mark.skipif(not (embedded_folder()/'config.json').exists(), reason='the package has no weights')
 @pytest.mark.parametrize('told', ['blur','nothing'])
 def test_no_step_where_tiles_of_the_embedded_model_meet(told):
     color = World(seed=11).illustration(2, size=1024).color

@@ -76,7 +76,8 @@ def _paint(self:Colorizer, sketch, cue):
 
 @patch
 def _paint_tiles(self:Colorizer, sketch, cue):
-    "Paint pages in tiles that fade into each other"
+    "Paint pages in tiles that fade into each other; a model that completes cues sees the whole page's first"
+    if hasattr(self.model, 'complete'): cue = self.model.complete(cue.to(self.device, torch.float32))
     stride = self.model.stride; up = lambda n: -(-n//stride)*stride
     overlap = up(self.overlap)
     return in_tiles(self._paint, sketch, cue, tile=max(up(self.tile), 2*overlap), overlap=overlap, stride=stride)
@@ -210,8 +211,6 @@ except ImportError:
 
 def _load(model):
     from manga_colorize.studio.pretrained import embedded_folder
-    if model is None and not (embedded_folder()/'config.json').exists():
-        sys.exit("manga-colorize needs a model: --model DIR. To make one in minutes: manga-demo --out demo, then --model demo/model. For longer training see manga-train --help")
     try: return Colorizer.load(embedded_folder() if model is None else model)
     except ValueError as e: sys.exit(f"manga-colorize: {e}")
 
@@ -231,7 +230,7 @@ def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
 def manga_colorize(
     sketch:_Sketches,     # Picture files, or folders of them
     cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
-    model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package, once there is one
+    model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package
     out:str='colored',    # Folder for the coloured pages
     sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
     exact:bool=False      # Take the cue as it is, without spreading its strokes

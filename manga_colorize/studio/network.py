@@ -103,13 +103,18 @@ class CueUnet(nn.Module):
     @property
     def stride(self): return 2**self.depth
 
+    def complete(self, cue): # (B, 4, H, W) -> (B, 7, H, W)
+        "Put the guess beside the cue; for the whole of a page that will be painted in tiles"
+        return torch.cat([cue, guess(cue).to(cue.dtype)], 1)
+
     def forward(self,
         sketch, # (B, 1, H, W) in [-1, 1]
-        cue     # (B, 4, H, W): RGB in [-1, 1], coverage in [0, 1]
+        cue     # (B, 4, H, W): RGB in [-1, 1], coverage in [0, 1]; or what `complete` made of it
     ):          # (B, 3, H, W) in [-1, 1]
         "Paint a batch"
-        said,more = cue[:,:3]*cue[:,3:],guess(cue).to(sketch.dtype)
-        seen = torch.cat([sketch, said, cue[:,3:], more], 1)
+        if cue.shape[1]==4: cue = self.complete(cue)
+        said,more = cue[:,:3]*cue[:,3:4],cue[:,4:]
+        seen = torch.cat([sketch, said, cue[:,3:]], 1)
         x,skips = self.stem(F.pixel_unshuffle(seen, 2)),[]
         for encode,down in zip(self.encode, self.down):
             skips.append(encode(x)); x = down(skips[-1])

@@ -171,8 +171,6 @@ except ImportError:
 
 def _model(folder):
     from manga_colorize.studio.pretrained import embedded_folder
-    if folder is None and not (embedded_folder()/'config.json').exists():
-        raise ValueError('it needs a model: --model DIR. To make one in minutes: manga-demo --out demo, then --model demo/model')
     return Colorizer.load(embedded_folder() if folder is None else folder)
 
 def open_painter(
