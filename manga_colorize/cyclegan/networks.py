@@ -119,12 +119,13 @@ class ImagePool(Module):
     def get_extra_state(self): return dict(kept=self.kept)
     def set_extra_state(self, state): self.kept = list(state['kept'])
 
-# %% ../../nbs/cyclegan/01_networks.ipynb #6df0d8d0
+# %% ../../nbs/cyclegan/01_networks.ipynb #29e4e7bd
 def _both(net, *xs): return net(torch.cat(xs)).split([len(x) for x in xs]) # instance norm sees each page alone: one call does for two
 
 class CycleGAN(Module):
     "Two painters, `to_color` and `to_bw`, and a critic for each side (Zhu et al. 2017)"
     stride = 8 # 4, and more than one point is left at the narrowest place
+    kinds = 'fake_color','fake_bw','again_color','again_bw','same_color','same_bw'
     def __init__(self,
         to_color:nn.Module,   # (B, 3, H, W) to (B, 3, H, W)
         to_bw:nn.Module,      # (B, 3, H, W) to (B, 1, H, W)
@@ -139,17 +140,16 @@ class CycleGAN(Module):
     def forward(self,
         bw,   # (B, 1, H, W), -1 ink, 1 paper
         color # RGB (B, 3, H, W) of other pages
-    ): # Dict of batches: `fake_color`, `fake_bw`, `again_color`, `again_bw`, and with `identity` `same_color` and `same_bw`
+    ): # As many batches as `kinds` has names; without `identity` the first four
         bw,color = as_rgb(bw),as_rgb(color)
-        one,two = ([bw, color],[color, bw]) if self.identity else ([bw],[color])
-        (fake_color,*same_color),(fake_bw,*same_bw) = _both(self.to_color, *one),_both(self.to_bw, *two)
-        out = dict(fake_color=fake_color, fake_bw=fake_bw, again_color=self.to_color(as_rgb(fake_bw)), again_bw=self.to_bw(fake_color))
-        return out | (dict(same_color=same_color[0], same_bw=same_bw[0]) if self.identity else {})
+        n = 1+self.identity
+        (fake_color,*same_color),(fake_bw,*same_bw) = _both(self.to_color, *(bw,color)[:n]),_both(self.to_bw, *(color,bw)[:n])
+        return fake_color,fake_bw,self.to_color(as_rgb(fake_bw)),self.to_bw(fake_color),*same_color,*same_bw
 
     def pairs(self, painted, bw, color, *_):
         "List each critic with the real pages, the fakes to learn from, and those to show it"
-        return [(judge, real.as_subclass(Tensor), fake, pool(fake)) for judge,real,fake,pool in (
-            (self.judge_color, color, painted['fake_color'], self.pool_color), (self.judge_bw, bw, painted['fake_bw'], self.pool_bw)) if judge]
+        sides = (self.judge_color, color, painted[0], self.pool_color),(self.judge_bw, bw, painted[1], self.pool_bw)
+        return [(judge, real.as_subclass(Tensor), fake, pool(fake)) for judge,real,fake,pool in sides if judge]
 
     def split(self):
         "Give the parameters of painters and critics as two groups"

@@ -138,7 +138,7 @@ def new(self:UnpairedDL, dataset=None, cls=None, **kwargs):
     same = {k:getattr(self,k) for k in ('bs','shuffle','drop_last','device','size','augment','draw','seed','epoch')}
     return (cls or type(self))(self.dataset if dataset is None else dataset, **(same | dict(num_workers=self.fake_l.num_workers) | kwargs))
 
-# %% ../../nbs/cyclegan/02_unpaired.ipynb #23237e8c
+# %% ../../nbs/cyclegan/02_unpaired.ipynb #8ddf5333
 @patch
 def show_batch(self:UnpairedDL,
     b=None,      # bw, color; None for `one_batch`
@@ -156,7 +156,8 @@ def show_results(self:UnpairedDL,
     **kwargs     # Of `show_pages`
 ):
     "Show each picture, the other painter's version of it, and the way back"
-    columns = b[0],out['fake_color'],out['again_bw'],b[1],out['fake_bw'],out['again_color']
+    fake_color,fake_bw,again_color,again_bw,*_ = out
+    columns = b[0],fake_color,again_bw,b[1],fake_bw,again_color
     show_pages(*columns, **(dict(titles=('scan','fake','again','color','fake','again'), n=max_n, px=104) | kwargs))
 
 # %% ../../nbs/cyclegan/02_unpaired.ipynb #03bd389f
