@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['prior', 'rebalance_weights', 'grey_mask', 'encoding_loss']
 
-# %% ../../nbs/lab/02b_rebalance.ipynb #3641c370
+# %% ../../nbs/lab/02b_rebalance.ipynb #7084a402
 import torch
 from torch import Tensor
 
-from .bins import _counts,gamut_bins,histogram_colors
+from .bins import gamut_bins,histogram_colors
 from .color import _check
 
-# %% ../../nbs/lab/02b_rebalance.ipynb #c1d1fb2f
+# %% ../../nbs/lab/02b_rebalance.ipynb #eb23291d
 def prior(
     dataset,          # As `ab_histogram`, or its counts
     bins:Tensor=None, # (Q, 2); None for `gamut_bins()`
@@ -20,7 +20,7 @@ def prior(
 )->Tensor: # float32 (Q,), sums to 1
     "Say how often each bin occurs in a data set, smoothed over the ab plane"
     bins = gamut_bins() if bins is None else bins.float().cpu()
-    ab,counts = histogram_colors(_counts(dataset))
+    ab,counts = histogram_colors(dataset)
     if ab.abs().max()<5: raise ValueError("expected a data set with colours, got one that is grey: no |a| or |b| reaches 5")
     share = (-(torch.cdist(ab.double(), bins.double())/sigma)**2/2).softmax(1)
     return (counts/counts.sum() @ share).float()
