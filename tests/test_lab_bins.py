@@ -186,6 +186,11 @@ def test_half_precision():
     z,idx,w,_ = case(dtype=torch.bfloat16); loss = encoding_loss(z, idx, w); loss.backward()
     assert loss.dtype==torch.float32 and z.grad.dtype==torch.bfloat16 and z.grad.isfinite().all()
 
+def test_mixed_precision_stays_out():
+    z,idx,w,cw = case(); loss,ab = encoding_loss(z, idx, w, cw),decode(z.detach())
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(decode(z.detach()), ab); torch.testing.assert_close(encoding_loss(z, idx, w, cw), loss)
+
 def test_nothing_counts():
     z,idx,w,cw = case(); loss = encoding_loss(z, idx, w, cw, mask=torch.zeros(2,1,1,1)); loss.backward()
     assert loss.item()==0 and z.grad.abs().sum()==0

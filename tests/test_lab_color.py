@@ -56,6 +56,12 @@ def test_gradient_flows():
     join_lab(light, ab).sum().backward()
     torch.testing.assert_close(rgb.grad, torch.ones_like(rgb), atol=1e-2, rtol=0)
 
+def test_mixed_precision_stays_out():
+    rgb = noise(); light,ab = split_lab(rgb)
+    with torch.autocast('cpu', torch.bfloat16):
+        for ours,exact in zip((*split_lab(rgb),join_lab(light, ab)), (light,ab,rgb)):
+            assert ours.dtype==torch.float32; torch.testing.assert_close(ours, exact, atol=1e-4, rtol=0)
+
 def test_gamut():
     assert in_gamut(*split_lab(lattice())).all()
     off = torch.tensor([90.,90]).view(1,2,1,1)

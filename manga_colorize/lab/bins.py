@@ -67,14 +67,14 @@ def gamut_bins(
     if rule not in rules: raise ValueError(f"expected a rule among {list(rules)}, got {rule!r}")
     return _grid(int(step), rule).clone()
 
-# %% ../../nbs/lab/02_bins.ipynb #09631cdf
+# %% ../../nbs/lab/02_bins.ipynb #c6d042cc
 def bin_colors(
     bins:Tensor # (Q, 2)
 )->Tensor: # RGB (Q, 3) in [-1, 1]
-    "Show every bin at the lightness at which a screen comes nearest to it"
+    "Show every bin at a lightness at which a screen comes near to it"
     ab = bins.float().cpu().clamp(-128,128).T.reshape(1,2,-1,1).expand(-1,-1,-1,37); light = torch.linspace(5, 95, 37).expand(1,1,len(bins),-1)
     rgb = join_lab(light, ab)
-    best = (split_lab(rgb)[1]-ab).norm(dim=1)[0].argmin(1)
+    best = ((split_lab(rgb)[1]-ab).norm(dim=1)+(light[:,0]-65).abs()/50)[0].argmin(1)   # among equals, a middling one
     return rgb[0,:,torch.arange(len(bins)),best].T
 
 # %% ../../nbs/lab/02_bins.ipynb #c93a9528

@@ -9,11 +9,15 @@ __all__ = ['split_lab', 'join_lab', 'in_gamut', 'gamut_slice']
 import torch
 from torch import Tensor
 
-# %% ../../nbs/lab/01_color.ipynb #9d86e65c
+# %% ../../nbs/lab/01_color.ipynb #7d15a562
 def _kornia():
     try: import kornia.color
     except ImportError as e: raise ImportError("expected kornia for Lab colours, got none: pip install 'manga_colorize[color]'") from e
     return kornia.color
+
+def _convert(name, x, **kwargs):
+    "One of kornia's conversions, in full precision even where autocast is on"
+    with torch.autocast(x.device.type, enabled=False): return getattr(_kornia(), name)(x, **kwargs)
 
 def _check(x, what, channels, lo, hi):
     if not isinstance(x, Tensor) or x.ndim!=4 or x.shape[1]!=channels or not x.is_floating_point() or not x.numel():
@@ -22,16 +26,16 @@ def _check(x, what, channels, lo, hi):
     least,most = x.detach().aminmax()
     if not (least>=lo-1e-3 and most<=hi+1e-3): raise ValueError(f"expected {what} in [{lo}, {hi}], got {least.item():.4g} to {most.item():.4g}")
 
-# %% ../../nbs/lab/01_color.ipynb #a4882d9c
+# %% ../../nbs/lab/01_color.ipynb #07c56df2
 def split_lab(
     rgb:Tensor # (B, 3, H, W) in [-1, 1]
 )->tuple[Tensor,Tensor]: # *L* (B, 1, H, W) in [0, 100], and ab (B, 2, H, W) in about [-110, 110]
     "Part how light each place of `rgb` is from its colour, in CIE Lab (D65)"
     _check(rgb, 'rgb', 3, -1, 1)
-    lab = _kornia().rgb_to_lab(((rgb+1)/2).clamp(0,1))
+    lab = _convert('rgb_to_lab', ((rgb+1)/2).clamp(0,1))
     return lab[:,:1],lab[:,1:]
 
-# %% ../../nbs/lab/01_color.ipynb #7c59836e
+# %% ../../nbs/lab/01_color.ipynb #bf9ca29d
 def _lab(light, ab):
     _check(light, 'light', 1, 0, 100); _check(ab, 'ab', 2, -128, 128)
     if light.shape[0]!=ab.shape[0] or light.shape[2:]!=ab.shape[2:]:
@@ -43,15 +47,15 @@ def join_lab(
     ab:Tensor     # (B, 2, H, W) in [-128, 128]
 )->Tensor: # RGB (B, 3, H, W) in [-1, 1]; colours that no screen can show are clipped
     "Put `light` and `ab` together to RGB"
-    return _kornia().lab_to_rgb(_lab(light, ab))*2-1
+    return _convert('lab_to_rgb', _lab(light, ab))*2-1
 
-# %% ../../nbs/lab/01_color.ipynb #eafed401
+# %% ../../nbs/lab/01_color.ipynb #35586261
 def in_gamut(
     light:Tensor, # *L*, (B, 1, H, W) in [0, 100]
     ab:Tensor     # (B, 2, H, W) in [-128, 128]
 )->Tensor: # bool (B, 1, H, W)
     "Say which colours an sRGB screen can show"
-    rgb = _kornia().lab_to_rgb(_lab(light, ab), clip=False)
+    rgb = _convert('lab_to_rgb', _lab(light, ab), clip=False)
     return ((rgb>-1e-4)&(rgb<1+1e-4)).all(1, keepdim=True)
 
 # %% ../../nbs/lab/01_color.ipynb #42915081

@@ -81,7 +81,7 @@ def _sample():
     from manga_colorize.lab.color import split_lab
     return split_lab(to_tensor(World(seed=0).illustration(14).color)[None])[1]
 
-# %% ../../nbs/lab/02a_encoding.ipynb #24d41019
+# %% ../../nbs/lab/02a_encoding.ipynb #2415dc9d
 def decode(
     z:Tensor,         # Logits, (B, Q, h, w)
     T:float=.38,      # Temperature in [0, 1]; 1 is the mean, 0 the mode
@@ -95,4 +95,5 @@ def decode(
     if not 0<=T<=1: raise ValueError(f"expected a temperature in [0, 1], got {T}")
     T = dict(mode=0, mean=1).get(how, T)
     if T==0: return bins[z.argmax(1)].permute(0,3,1,2)
-    return (bins.T @ (z.float()/T).softmax(1).flatten(2)).unflatten(2, z.shape[2:])
+    with torch.autocast(z.device.type, enabled=False):
+        return (bins.T @ (z.float()/T).softmax(1).flatten(2)).unflatten(2, z.shape[2:])
