@@ -312,3 +312,58 @@ def test_grey_and_one_bit_files(tmp_path):
     for i in range(6): Image.fromarray(np.eye(40, dtype=bool)).save(tmp_path/'a'/f'{i}.tif')
     bw,_ = unpaired_dls(tmp_path/'a', b, size=40, bs=2, augment=False, device='cpu').one_batch()
     assert sorted(bw.unique().round().tolist())==[-1.,1.]
+
+# ---------- as a Colorizer, and on the board
+
+def test_painter_of_any_size(tmp_path):
+    from manga_colorize.studio.colorizer import Colorizer
+    paint = Colorizer(CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)))
+    for h,w in ((1,1),(3,5),(8,8),(33,17)):
+        assert paint(np.full((h,w), 255, np.uint8)).size==(w,h)
+
+def test_colorizer_from_learner(tmp_path):
+    from manga_colorize.studio.colorizer import Colorizer,archs
+    if 'cyclegan' not in archs: pytest.skip('the Colorizer does not know CycleGAN yet')
+    learn = fit(learner(batches(2), tmp_path))
+    paint,page = Colorizer.from_learner(learn),np.random.default_rng(0).integers(0, 256, (40,24), dtype=np.uint8)
+    paint.save(tmp_path/'painter')
+    again = Colorizer.load(tmp_path/'painter', device='cpu')
+    assert again(page).tobytes()==paint(page).tobytes() and again.model.config==learn.model.config
+    assert paint(page, np.full((40,24,4), 200, np.uint8)).tobytes()==paint(page).tobytes()   # it takes no cue
+
+def events(folder):
+    reader = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    return reader.EventAccumulator(str(folder), size_guidance=dict(images=0, scalars=0, histograms=0)).Reload()
+
+def test_board_resumes_without_overlap(tmp_path):
+    pytest.importorskip('tensorboard')
+    from manga_colorize.cyclegan.board import Board
+    class PowerCut(StopOnNaN):
+        def after_batch(self):
+            if self.train_iter==8: raise KeyboardInterrupt
+    data,cbs = batches(5),lambda resume: [Board(tmp_path/'runs', every=1, n=1, px=16), Checkpoints(tmp_path/'run.pt', resume=resume)]
+    with pytest.raises(KeyboardInterrupt): fit(board_learner(data, tmp_path), 3, cbs=[*cbs(False), PowerCut()])
+    fit(board_learner(data, tmp_path), 3, cbs=cbs(True))
+    got = events(tmp_path/'runs')
+    assert [p.step for p in got.Scalars('loss/generator')]==list(range(1,16))
+    assert [p.step for p in got.Images('pictures')]==[5,10,15]
+
+class Batches(list):
+    def one_batch(self): return self[0]
+
+def board_learner(data, path):
+    learn = learner(data, path)
+    learn.dls.loaders[1] = Batches(data[:1])
+    return learn
+
+def test_board_with_pix2pix(tmp_path):
+    pytest.importorskip('tensorboard')
+    from manga_colorize.cyclegan.board import Board
+    from manga_colorize.pix2pix.training import pix2pix_learner
+    data = [(torch.randn(2,1,32,32), torch.rand(2,4,32,32), torch.rand(2,3,32,32)*2-1) for _ in range(4)]
+    dls = DataLoaders(data, Batches(data[:1])); dls.n_inp = 2
+    for gan in ('vanilla', None):
+        fit(pix2pix_learner(dls, ngf=2, n_down=5, gan_loss=gan, path=tmp_path), cbs=Board(tmp_path/str(gan), every=2, n=1, px=16))
+        tags = events(tmp_path/str(gan)).Tags()
+        assert tags['images']==['pictures'] and 'weights/generator' in tags['histograms'] and 'gradients/generator' in tags['histograms']
+        assert ('loss/discriminator' in tags['scalars'])==(gan is not None) and 'loss/reconstruction' in tags['scalars']

@@ -28,7 +28,7 @@ def _writer():
 
 def _flat(tensors): return torch.cat([t.detach().float().flatten() for t in tensors])
 
-# %% ../../nbs/cyclegan/04_board.ipynb #ad30dc7a
+# %% ../../nbs/cyclegan/04_board.ipynb #43e94983
 class Board(Callback):
     "Write losses, pictures and histograms to `folder` for TensorBoard; the run itself is the same with and without"
     order = 66 # after the recorder and the progress bar
@@ -50,7 +50,7 @@ class Board(Callback):
 
     def begin(self):
         "Open the file when the first batch has come: a resumed run then knows its step, and hides what was written after it"
-        if self.writer is None: self.writer = self.open(str(self.folder), purge_step=self.train_iter or None)
+        if self.writer is None: self.writer = self.open(str(self.folder), purge_step=self.train_iter+1 if self.train_iter else None)
 
     def before_batch(self):
         if self.training: self.begin()
