@@ -19,8 +19,8 @@ from .layouts import layout
 from .lettering import *
 from .staging import draw_panel
 
-# %% ../../nbs/data/08_pages.ipynb #135efcb5
-@dataclass
+# %% ../../nbs/data/08_pages.ipynb #e65f6110
+@dataclass(eq=False)
 class Page:
     "A manga page, its coloured twin, and all its truth"
     bw:np.ndarray          # Black ink with screentones, uint8 (H, W)
@@ -136,7 +136,7 @@ def _words(sheet, rng, panel, heads, tall, insets):
         if at is not None: sound(sheet, rng, at, size, n); taken.append((_around(at,radii),1.))
     talk(sheet, rng, frame, heads, taken)
 
-# %% ../../nbs/data/08_pages.ipynb #9f45f920
+# %% ../../nbs/data/08_pages.ipynb #d8f00ab9
 def draw_page(
     seeds,        # Integers: the same ones draw the same page
     cast,         # Characters who may appear
@@ -144,7 +144,7 @@ def draw_page(
     size          # Height and width, pixels
 )->Page: # The page
     "Draw a page"
-    plan,story,words = (np.random.default_rng([*seeds,k]) for k in (0,1,2))
+    plan,story = (np.random.default_rng([*seeds,k]) for k in (0,1))
     tall,width = size[0]/size[1],size[1]
     frames,told,period = layout(plan,tall),_story(story,cast,style),max(3.,width*story.choice([.004,.0045,.0055]))
     sheet,masks,speakers = Sheet(size),dict(who=np.zeros(size,np.int32),parts=np.zeros(size,np.uint8)),[]
@@ -154,7 +154,7 @@ def draw_page(
         inlay(sheet, masks, p, drawn)
         speakers.append([((x+hx)/width,(y+hy)/width,r/width) for hx,hy,r in drawn.heads])
     insets = [_frame(p,tall) for p in frames if p.inset]
-    for p,heads in zip(frames,speakers): _words(sheet, words, p, heads, tall, insets)
+    for k,(p,heads) in enumerate(zip(frames,speakers)): _words(sheet, np.random.default_rng([*seeds,2,k]), p, heads, tall, insets)
     return _finish(sheet, masks, frames, cast, style)
 
 def _finish(sheet, masks, frames, cast, style):

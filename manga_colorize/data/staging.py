@@ -84,7 +84,7 @@ def enter(
     face = x-.5*u,y-.25*u,x+.5*u,y+.66*u
     return head,{r:(actor.who.id+1,_part(c,r,actor.who,style,face)) for r in range(first+1,c.regions+1)}
 
-# %% ../../nbs/data/08d_staging.ipynb #640e782b
+# %% ../../nbs/data/08d_staging.ipynb #fc6a1b82
 _shots = dict(wide=dict(face=5,portrait=3,upper=2), square=dict(face=2,portrait=4.5,upper=3,cowboy=1), tall=dict(full=3,cowboy=3,upper=3,portrait=1))
 
 def _shot(rng, aspect):
@@ -104,7 +104,7 @@ def _far(rng, cast, style, vw, vh):
     "Nobody, or somebody small in a wide view"
     if rng.random()<.4: return []
     actor = _stand(rng, cast[rng.integers(len(cast))], style, 'full', vw, vh, vw*rng.uniform(.2,.8))
-    k = rng.uniform(.55,.75); actor.at[1] = vh*.97-(vh*.97-actor.at[1])*k
+    k = rng.uniform(.65,.85); actor.at[1] = vh*.97-(vh*.97-actor.at[1])*k
     actor.unit,actor.far = actor.unit*k,True
     return [actor]
 
@@ -148,8 +148,8 @@ def _backdrop(rng, c, style, light, kind, vw, vh, middle):
     shift = -np.array([(zoom-vw)*rng.uniform(.2,.8),np.clip(zoom*.62-vh*.5,0,zoom-vh)])
     draw_background(Brush(c,style,shift,zoom,light=light,weight=.7), rng, kind)
 
-# %% ../../nbs/data/08d_staging.ipynb #76d4c290
-@dataclass
+# %% ../../nbs/data/08d_staging.ipynb #b30a0ab0
+@dataclass(eq=False)
 class Drawn:
     "A panel, drawn twice, and what is known about it"
     bw:np.ndarray     # Black ink with screentones, uint8 (H, W)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import cv2,numpy as np
 
-# %% ../../nbs/data/08b_tones.ipynb #9b84ca19
+# %% ../../nbs/data/08b_tones.ipynb #edc15a9f
 def _dots(u, v):  return np.cos(u)+np.cos(v)
 def _lines(u, v): return np.cos(u)
 def _cross(u, v): return np.maximum(np.cos(u),np.cos(v)+.35)
@@ -19,9 +19,10 @@ screens = dict(dots=_dots, lines=_lines, cross=_cross)
 
 @lru_cache(None)
 def _levels(kind):
-    "Heights of the landscape, sorted: a height's place among them is its share"
-    u = np.linspace(0,2*np.pi,256,endpoint=False)
-    return np.quantile(screens[kind](*np.meshgrid(u,u)), np.linspace(0,1,257)).astype(np.float32)
+    "Threshold for each height of the landscape, in steps of 1/256 from -2 to 2: its share of higher places"
+    u = np.linspace(0,2*np.pi,512,endpoint=False)
+    heights = np.sort(screens[kind](*np.meshgrid(u,u)).ravel())
+    return (1-np.searchsorted(heights,np.arange(-512,513)/256)/heights.size).astype(np.float32)
 
 @lru_cache(None)
 def _sand():
@@ -41,7 +42,7 @@ def screen(
     if kind=='sand': return _sand()[np.ix_(y.astype(int)%512,x.astype(int)%512)]
     c,s = (np.float32(f(angle)*2*np.pi/period) for f in (np.cos,np.sin))
     hills = screens[kind]((x*c)[None]+(y*s)[:,None], (y*c)[:,None]-(x*s)[None])
-    return 1-np.interp(hills, _levels(kind), np.linspace(0,1,257)).astype(np.float32)
+    return _levels(kind)[np.rint(hills*256).astype(np.int16)+512]
 
 # %% ../../nbs/data/08b_tones.ipynb #c2b2b4d0
 def halftone(
@@ -53,7 +54,7 @@ def halftone(
     ink = np.where((dark>0)&(dark<1), np.clip((dark-thresholds)/soft+.5, 0, 1), dark)
     return (255*(1-ink)+.5).astype(np.uint8)
 
-# %% ../../nbs/data/08b_tones.ipynb #0c6d6716
+# %% ../../nbs/data/08b_tones.ipynb #a74ee19a
 _steps = np.array([0,.1,.2,.32,.46,.62,1.])
 
 def darkness(
@@ -62,7 +63,7 @@ def darkness(
 )->np.ndarray: # Share of ink, 0 to 1; never more for a lighter colour
     "Decide how much ink a lightness gets"
     d = np.interp(light, [20,27,45,62,77,84], [1,.64,.42,.25,.1,0])
-    return _steps[np.abs(np.asarray(d)[...,None]-_steps).argmin(-1)] if steps else d
+    return _steps[np.searchsorted((_steps[1:]+_steps[:-1])/2,d)] if steps else d
 
 def lightness(
     color # RGB uint8 (H, W, 3)
