@@ -39,8 +39,8 @@ def rebalance_weights(
     w = 1/((1-lambda_)*prior+lambda_/len(prior))
     return w/(prior*w).sum()
 
-# %% ../../nbs/lab/02b_rebalance.ipynb #f3156c42
-def _pieces(z, most=1<<22):
+# %% ../../nbs/lab/02b_rebalance.ipynb #b77098cb
+def _pieces(z, most=1<<21):
     "Cut logits into whole rows of one picture, of about `most` numbers"
     rows = max(1, most//(z.shape[1]*z.shape[3]))
     return [(slice(b,b+1),slice(None),slice(i,i+rows)) for b in range(len(z)) for i in range(0, z.shape[2], rows)]
@@ -64,12 +64,13 @@ class _SoftCrossEntropy(torch.autograd.Function):
             out[at] = p.scatter_add_(1, idx[at], -weights[at]).mul_(grad[at])
         return out,None,None,None
 
-# %% ../../nbs/lab/02b_rebalance.ipynb #debd32f7
+# %% ../../nbs/lab/02b_rebalance.ipynb #94b909bd
 def _check_loss(z, idx, weights, class_weights, mask):
     if z.ndim!=4 or idx.ndim!=4 or idx.shape!=weights.shape or z.shape[0]!=idx.shape[0] or z.shape[2:]!=idx.shape[2:]:
         raise ValueError(f"expected logits (B, Q, h, w), idx and weights (B, k, h, w), got {tuple(z.shape)}, {tuple(idx.shape)} and {tuple(weights.shape)}")
     if idx.amax()>=z.shape[1]: raise ValueError(f"expected logits for every bin, got {z.shape[1]} and the bin {idx.amax().item()}")
-    if class_weights is not None and class_weights.shape!=z.shape[1:2]: raise ValueError(f"expected class_weights ({z.shape[1]},), got {tuple(class_weights.shape)}")
+    if class_weights is not None and class_weights.shape!=z.shape[1:2]:
+        raise ValueError(f"expected class_weights ({z.shape[1]},), got {tuple(class_weights.shape)}")
     sizes = (len(z),1,1,1),(len(z),1,*z.shape[2:])
     if mask is not None and mask.shape not in sizes: raise ValueError(f"expected a mask {sizes[1]} or {sizes[0]}, got {tuple(mask.shape)}")
 
