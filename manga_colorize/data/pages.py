@@ -112,7 +112,7 @@ def talk(
         right = 1-k/(n-1) if n>1 else rng.uniform(.3,1)
         _speak(sheet, rng, frame, kind, heads[k%len(heads)] if heads and kind!='box' else None, taken, right)
 
-# %% ../../nbs/data/08_pages.ipynb #8f26de82
+# %% ../../nbs/data/08_pages.ipynb #90444cbf
 _places = dict(room=4,street=2.5,city=2,sky=2,forest=1.5,sea=.8,night=1.2)   # where a page happens, and how often
 
 def _story(rng, cast, style):
@@ -126,17 +126,19 @@ def _free(frames, k):
     if k+1==len(frames) or not frames[k+1].inset: return None
     return 'left' if frames[k+1].shape[:,0].mean()<frames[k].shape[:,0].mean() else 'right'
 
-def _words(sheet, rng, panel, heads, tall, insets):
-    "Sounds and speech over one panel"
+def _words(sheet, rng, panel, heads, tall, insets, spoken):
+    "Sounds and speech over one panel, clear of what was `spoken` in others"
     frame = _frame(panel, tall)
-    taken = [(_around(h[:2],h[2]),1.) for h in heads]+[(_below(h,tall),.25) for h in heads]+[(b,3.) for b in insets if b!=frame]
+    taken = [(_around(h[:2],h[2]),1.) for h in heads]+[(_below(h,tall),.25) for h in heads]+[(b,3.) for b in insets if b!=frame]+spoken
+    old = len(taken)
     if rng.random()<.16:
         size,n = rng.uniform(.06,.11),int(rng.integers(2,4)); radii = np.array([size*n*.5]*2)
         at = seat(frame, radii, taken, rng.random())
         if at is not None: sound(sheet, rng, at, size, n); taken.append((_around(at,radii),1.))
     talk(sheet, rng, frame, heads, taken)
+    spoken += taken[old:]
 
-# %% ../../nbs/data/08_pages.ipynb #d8f00ab9
+# %% ../../nbs/data/08_pages.ipynb #44a9be99
 def draw_page(
     seeds,        # Integers: the same ones draw the same page
     cast,         # Characters who may appear
@@ -153,8 +155,8 @@ def draw_page(
         drawn = draw_panel(np.random.default_rng([*seeds,3,k]), (h,w), period=period, at=(x,y), free=_free(frames,k), **told)
         inlay(sheet, masks, p, drawn)
         speakers.append([((x+hx)/width,(y+hy)/width,r/width) for hx,hy,r in drawn.heads])
-    insets = [_frame(p,tall) for p in frames if p.inset]
-    for k,(p,heads) in enumerate(zip(frames,speakers)): _words(sheet, np.random.default_rng([*seeds,2,k]), p, heads, tall, insets)
+    insets,spoken = [_frame(p,tall) for p in frames if p.inset],[]
+    for k,(p,heads) in enumerate(zip(frames,speakers)): _words(sheet, np.random.default_rng([*seeds,2,k]), p, heads, tall, insets, spoken)
     return _finish(sheet, masks, frames, cast, style)
 
 def _finish(sheet, masks, frames, cast, style):

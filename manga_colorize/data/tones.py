@@ -93,13 +93,13 @@ def wanted(
     if skin is not None: dark[skin] = np.minimum(dark[skin]*.5,.3)
     return dark,mean[:,:3]
 
-# %% ../../nbs/data/08b_tones.ipynb #e505cd2c
+# %% ../../nbs/data/08b_tones.ipynb #17023bf5
 # kind, period as a share of the page's usual one, angle, how often in sixteen
 _sheets = (('dots',1.,.785,9),('dots',1.4,.785,2),('dots',.8,.26,2),('lines',.9,.6,2),('cross',1.4,.5,1))
 
 def _which(paints):
     "A number of a sheet for each colour"
-    key = (np.asarray(paints)//12).astype(np.int64)@np.array([7,3,5])
+    key = (np.asarray(paints)//24).astype(np.int64)@np.array([7,3,5])
     return np.repeat(np.arange(len(_sheets)),[s[-1] for s in _sheets])[key*5%16]
 
 def _reverse(bw, dark, lines):
