@@ -100,7 +100,7 @@ def letter(
             corner = np.rint(np.array([x,at[1]+(r-(rows-1)/2)*pitch])*sheet.size[1]-px/2).astype(int)
             _stamp(sheet, signs[int(rng.integers(len(signs)))], *corner)
 
-# %% ../../nbs/data/08c_balloons.ipynb #80f5394d
+# %% ../../nbs/data/08c_balloons.ipynb #8f54b28d
 def _round(rng, n=48):
     t = np.linspace(0,2*np.pi,n,endpoint=False); k = 2/rng.uniform(2.1,2.9)
     return np.stack([np.sign(np.cos(t))*abs(np.cos(t))**k,np.sign(np.sin(t))*abs(np.sin(t))**k],1)*(1+.015*np.sin(3*t+rng.uniform(0,6)))[:,None]
@@ -133,7 +133,7 @@ def _tail(rng, at, radii, kind, to):
     way = np.asarray(to)-at; far = np.hypot(*way); unit = way/(far+1e-9); side = unit[::-1]*(-1,1)
     rim = 1/np.hypot(*(unit/radii)); reach = min(rim*1.45+.01, rim+.6*(far-rim))
     if kind=='box' or far<rim*1.25: return []
-    if kind=='cloud': return [ellipse(at+unit*(rim+k*.028+.02),.011-.003*k,n=12) for k in range(3) if rim+k*.028+.03<.7*far]
+    if kind=='cloud': return [ellipse(at+unit*(rim+k*.028+.02),.011-.003*k,n=12) for k in range(3) if rim+k*.028+.03<.85*far]
     base,tip,w = at+unit*rim*.75,at+unit*reach+side*rng.uniform(-.008,.008),min(radii)*.22
     return [join(bow(base+side*w,tip,.08,6),bow(tip,base-side*w,-.02,6))]
 
