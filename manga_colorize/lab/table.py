@@ -66,7 +66,7 @@ def score_painters(
         **score_pages([paint(*given[protocol](c)) for c in colors], colors))
     return LabTable([row(name, *p) for name,p in (bare|painters).items()])
 
-# %% ../../nbs/lab/06_table.ipynb #171a0e79
+# %% ../../nbs/lab/06_table.ipynb #7c794f7b
 painters = {'classes':dict(protocol='grey'), 'classes, not rebalanced':dict(protocol='grey', rebalance=False), 'L2':dict(protocol='grey', classify=False),
             'classes, line art':dict(protocol='sketch'), 'classes, cue':dict(protocol='cue'), 'Pix2Pix, cue':None} # Name -> arguments of `lab_learner`; None for Pix2Pix
 
@@ -81,9 +81,9 @@ def painter_learner(
     "Make the learner of one row of the table"
     if name not in painters: raise ValueError(f"expected a painter among {list(painters)}, got {name!r}")
     if painters[name] is None: return pix2pix_learner(dls, ngf=ngf, n_down=depth, lr=1e-3)
-    return lab_learner(dls, width=width, lr=3e-3, **painters[name], **kwargs)
+    return lab_learner(dls, width=width, lr=2e-3, **painters[name], **kwargs)
 
-# %% ../../nbs/lab/06_table.ipynb #f25940a1
+# %% ../../nbs/lab/06_table.ipynb #bdd3ba5f
 def lab_table(
     data,             # Folder made by `build_dataset`
     art=None,         # Folder of real pictures to score on as well; None for none
@@ -100,11 +100,11 @@ def lab_table(
     from manga_colorize.studio.colorizer import Colorizer
     dls,trained = manga_dls(data, bs=bs, crop=crop, resident=True),{}
     for name in names or painters:
-        seed_everything(0); learn,begun = painter_learner(dls, name, **kwargs),time.perf_counter()
-        with learn.no_bar(),learn.no_logging(): learn.fit_flat_lin(epochs-epochs//2, epochs//2)
+        seed_everything(0); learn = painter_learner(dls, name, **kwargs); begun = time.perf_counter()
+        with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(epochs, learn.lr) if painters[name] else learn.fit_flat_lin(epochs-epochs//2, epochs//2)
         trained[name] = Colorizer.from_learner(learn),(painters[name] or dict(protocol='cue'))['protocol'],time.perf_counter()-begun
         if out is not None: trained[name][0].save(Path(out)/re.sub(r'\W+', '_', name))
-    places = {'World, valid':dls.valid_ds.files} | ({} if art is None else {'real squares':picture_files(art)})
+    places = {'valid':dls.valid_ds.files} | ({} if art is None else {'art':picture_files(art)})
     table = sum((score_painters(trained, files, place, size) for place,files in places.items()), LabTable())
     if out is not None: _save(table, Path(out))
     return table
