@@ -28,6 +28,9 @@ test: $(READY) ## Check exports, notebooks, tests and README
 lab: $(READY) ## Open the lessons in JupyterLab
 	@$(BIN)/jupyter lab nbs
 
+board: $(READY) ## Watch training runs in TensorBoard: make board RUNS=folder
+	@$(BIN)/tensorboard --logdir $(or $(RUNS),runs)
+
 export: $(READY) ## Generate the library from the notebooks, and clean them
 	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean
 
@@ -42,4 +45,4 @@ clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) _docs _proc build dist demo *.egg-info .pytest_cache
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test lab export readme docs clean
+.PHONY: help setup demo test lab board export readme docs clean

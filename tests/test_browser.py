@@ -166,21 +166,21 @@ def run_cell(page, i):
         except (AssertionError,playwright.TimeoutError): pass
     playwright.expect(prompt).to_have_text(f'[{i+1}]:', timeout=LONG)
 
-def paint_and_check(painter):
-    "A stroke takes its hue in the result; undo, redo, the eraser and a fill do what they say"
+def paint_and_check(painter, x=40, y=20):
+    "A stroke on blank paper at `x`, `y` takes its hue in the result; undo, redo, the eraser and a fill do what they say"
     painter.settled()
     if painter.strokes(): painter.do('clear'); painter.settled()
     n = len(painter.strokes())
-    assert painter.result(48,20)[:3]==[255,255,255]
-    painter.color('#2f6fd0'); painter.stroke((40,20),(80,20))
+    assert painter.result(x+8,y)[:3]==[255,255,255]
+    painter.color('#2f6fd0'); painter.stroke((x,y),(x+40,y))
     painter.settled()
-    assert abs(hue(painter.result(48,20))-hue((0x2f,0x6f,0xd0)))<8 and painter.cue(48,20)[:3]==[0x2f,0x6f,0xd0]
+    assert abs(hue(painter.result(x+8,y))-hue((0x2f,0x6f,0xd0)))<8 and painter.cue(x+8,y)[:3]==[0x2f,0x6f,0xd0]
     painter.press('Control+z'); painter.settled()
-    assert len(painter.strokes())==n and painter.result(48,20)[:3]==[255,255,255]
+    assert len(painter.strokes())==n and painter.result(x+8,y)[:3]==[255,255,255]
     painter.press('Control+y'); painter.settled()
-    assert len(painter.strokes())==n+1 and painter.result(48,20)[2]>200
-    painter.press('e'); painter.stroke((48,10),(48,30)); painter.settled()
-    assert painter.cue(48,20)[3]==0 and painter.cue(76,20)[3]>0
+    assert len(painter.strokes())==n+1 and painter.result(x+8,y)[2]>200
+    painter.press('e'); painter.stroke((x+8,y-10),(x+8,y+10)); painter.settled()
+    assert painter.cue(x+8,y)[3]==0 and painter.cue(x+36,y)[3]>0
     painter.press('g'); painter.stroke((8,8)); painter.settled()
     assert painter.strokes()[-1]['tool']=='fill' and painter.cue(8,8)[3]>0
     painter.press('b')
@@ -230,7 +230,7 @@ def test_notebook7(page, jupyter, tmp_path):
     page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
     painter = Painter(page, page.locator('.cue-painter').first); painter.root.wait_for(state='attached')
     page.wait_for_function("root => (root.cuePainter.strokes().at(-1) ?? {}).points?.length === 1 && root.cuePainter.strokes().length > 3", arg=painter.root.element_handle()) # the lesson's last line
-    paint_and_check(painter)
+    paint_and_check(painter, 100, 44)
     page.screenshot(path=tmp_path/'nb7.png')
 
 # ---------------------------------------------------------------- on the page of manga-paint

@@ -5,10 +5,10 @@ import numpy as np,pytest,torch
 pytest.importorskip('kornia')
 from sklearn.neighbors import NearestNeighbors
 
-from manga_colorize.lab.bins import ab_histogram,bin_colors,gamut_ab,gamut_bins,histogram_colors,kmeans_bins,rules,used_bins
+from manga_colorize.lab.gamut import ab_histogram,bin_colors,gamut_ab,gamut_bins,histogram_colors,kmeans_bins,rules,used_bins
 from manga_colorize.lab.color import split_lab
 from manga_colorize.lab.encoding import decode,encode_benchmark,soft_encode,table_step
-from manga_colorize.lab.rebalance import encoding_loss,grey_mask,prior,rebalance_weights
+from manga_colorize.lab.bins import encoding_loss,grey_mask,prior,rebalance_weights
 
 # The published bins, a: (least b, greatest b), all in steps of 10: read from the copy of pts_in_hull.npy in OpenCV's samples/dnn/colorization.cpp
 PUBLISHED = {-90:(50,90), -80:(20,90), -70:(0,90), -60:(-20,90), -50:(-30,100), -40:(-40,100), -30:(-50,100), -20:(-50,100), -10:(-60,100), 0:(-70,100),
@@ -187,7 +187,7 @@ def test_reuse_is_guarded():
 PEAK = """
 import resource,sys,torch
 from manga_colorize.lab.encoding import soft_encode
-from manga_colorize.lab.rebalance import encoding_loss
+from manga_colorize.lab.bins import encoding_loss
 torch.set_num_threads(1)
 idx,w = (x.contiguous() for x in soft_encode(torch.linspace(-80,80,4*2*256*256).view(4,2,256,256)))
 z = torch.zeros(4,313,256,256).fill_(.5).requires_grad_(); peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

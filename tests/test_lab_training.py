@@ -11,15 +11,12 @@ from manga_colorize.data.batches import manga_dls
 from manga_colorize.data.dataset import build_dataset
 from manga_colorize.data.world import World
 from manga_colorize.evaluate.color_metrics import ab_auc,ab_curve,ab_distance,balance_classes
-from manga_colorize.lab.bins import gamut_bins,used_bins
+from manga_colorize.lab.gamut import gamut_bins,used_bins
 from manga_colorize.lab.color import join_lab,split_lab
 from manga_colorize.lab.network import LabPainter,grey_page,protocols
 from manga_colorize.lab.training import *
-from manga_colorize.studio.colorizer import Colorizer,archs
+from manga_colorize.studio.colorizer import Colorizer
 from fixtures import picture
-
-@pytest.fixture(autouse=True)
-def lab_arch(monkeypatch): monkeypatch.setitem(archs, 'lab', LabPainter)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -98,7 +95,7 @@ def test_own_bins(folder):
     assert learn.model.net.q==len(bins)<313 and learn.model.net.bins.equal(bins)
 
 def test_weights_for_other_bins_are_refused(folder, tmp_path):
-    from manga_colorize.lab.rebalance import encoding_loss
+    from manga_colorize.lab.bins import encoding_loss
     learn = learner(folder); learn.model.class_weights = torch.ones(7); b = learn.dls.train.one_batch()
     with pytest.raises(ValueError, match='class_weights'): learn.loss_func(learn.model(*b[:2], raw=True), b[2])
     paint = Colorizer.from_learner(learner(folder)); paint.save(tmp_path)

@@ -19,7 +19,7 @@ def covered(page, grow):
     return cv2.dilate(m, np.ones((2*grow+1,)*2,np.uint8))>0
 
 @pytest.fixture(scope='module')
-def many(): return [World(5).page(i, size=SMALL) for i in range(200)]
+def many(): return [World(5).page(i, size=SMALL) for i in range(60)]
 @pytest.fixture(scope='module')
 def large(): return [World(0).page(i, size=(800,566)) for i in range(6)]
 @pytest.fixture(scope='module')

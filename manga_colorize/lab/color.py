@@ -6,18 +6,13 @@
 __all__ = ['split_lab', 'join_lab', 'in_gamut', 'gamut_slice']
 
 # %% ../../nbs/lab/01_color.ipynb #eae1b991
-import torch
+import kornia.color,torch
 from torch import Tensor
 
 # %% ../../nbs/lab/01_color.ipynb #7d15a562
-def _kornia():
-    try: import kornia.color
-    except ImportError as e: raise ImportError("expected kornia for Lab colours, got none: pip install 'manga_colorize[color]'") from e
-    return kornia.color
-
 def _convert(name, x, **kwargs):
     "One of kornia's conversions, in full precision even where autocast is on"
-    with torch.autocast(x.device.type, enabled=False): return getattr(_kornia(), name)(x, **kwargs)
+    with torch.autocast(x.device.type, enabled=False): return getattr(kornia.color, name)(x, **kwargs)
 
 def _check(x, what, channels, lo, hi):
     if not isinstance(x, Tensor) or x.ndim!=4 or x.shape[1]!=channels or not x.is_floating_point() or not x.numel():

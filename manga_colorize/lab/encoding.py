@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np,torch
 from torch import Tensor
 
-from .bins import gamut_bins
+from .gamut import gamut_bins
 from .color import _check
 
 # %% ../../nbs/lab/02a_encoding.ipynb #28f9c9d4

@@ -8,11 +8,11 @@ __all__ = ['LabLoss', 'RawAnswers', 'with_sketch', 'lab_adam', 'lab_learner']
 # %% ../../nbs/lab/04_training.ipynb #5d41ae36
 from ..core import *
 from ..data.batches import PageDL
-from .bins import ab_histogram,gamut_bins
+from .gamut import ab_histogram,gamut_bins
 from .color import split_lab
 from .encoding import soft_encode
 from .network import LabPainter,exact,grey_page
-from .rebalance import encoding_loss,grey_mask,prior,rebalance_weights
+from .bins import encoding_loss,grey_mask,prior,rebalance_weights
 from ..pix2pix.longruns import StopOnNaN
 from ..pix2pix.training import fast_cbs
 from fastai.basics import *

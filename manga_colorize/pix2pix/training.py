@@ -178,7 +178,7 @@ def plot_losses(self:Adversarial,
 
 # %% ../../nbs/pix2pix/03_training.ipynb #d5c1e489
 _shared = dict(size=None, seed=0, precision=None)
-_defaults = dict(pix2pix=dict(cue='blur', crop=None, l1=100., gan='vanilla', lr=2e-4), studio=dict(crop=256, bs=4, ngf=32, depth=6, lr=1e-3, epochs=30))
+_defaults = dict(pix2pix=dict(cue='blur', crop=None, l1=100., gan='vanilla', lr=2e-4), studio=dict(crop=256, bs=4, ngf=32, depth=6, lr=1e-3, epochs=10))
 
 def _settings(given, out, resume):
     "What was asked for, or what the run in `out` was started with"

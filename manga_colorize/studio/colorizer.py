@@ -30,7 +30,15 @@ def _cue_unet(**kwargs):
     from manga_colorize.studio.network import CueUnet
     return CueUnet(**kwargs)
 
-archs = {'pix2pix':_pix2pix, 'cue_unet':_cue_unet} # What a config's `arch` may be -> builder, called with the rest of the config
+def _cyclegan(**kwargs):
+    from manga_colorize.cyclegan.networks import CyclePainter,ResnetGenerator
+    return CyclePainter(ResnetGenerator(**kwargs))
+
+def _lab(**kwargs):
+    from manga_colorize.lab.network import LabPainter
+    return LabPainter(**kwargs)
+
+archs = {'pix2pix':_pix2pix, 'cue_unet':_cue_unet, 'cyclegan':_cyclegan, 'lab':_lab} # What a config's `arch` may be -> builder, called with the rest of the config
 
 # %% ../../nbs/studio/01_colorizer.ipynb #5f131009
 def build_model(
