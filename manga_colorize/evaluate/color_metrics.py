@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from ..data.screening import colourfulness
 from .metrics import as_pair
-from ..lab.bins import gamut_bins
+from ..lab.gamut import gamut_bins
 from ..lab.color import split_lab
 from ..lab.encoding import soft_encode
 
