@@ -14,7 +14,7 @@ import cv2,numpy as np
 from ..core import to_image
 from .layouts import clip
 
-# %% ../../nbs/data/09_panels.ipynb #c5bb3339
+# %% ../../nbs/data/09_panels.ipynb #aeddd28c
 def grey_page(
     page # uint8 (H, W), or anything `to_image` takes: path, PIL image, RGB or RGBA array
 )->np.ndarray: # uint8 (H, W)
@@ -26,7 +26,7 @@ def grey_page(
 
 def reduced(
     grey,    # uint8 (H, W)
-    side=560 # Longer side of the copy, pixels
+    side=520 # Longer side of the copy, pixels
 )->tuple: # The copy, uint8 (h, w), and its scale, 1 or less
     "Make a small copy"
     k = min(1, side/max(grey.shape))
@@ -39,24 +39,24 @@ def paper_and_ink(
     white = max(1., np.percentile(grey,97))
     return (grey>.9*white).astype(np.uint8),(grey<.7*white).astype(np.uint8)
 
-# %% ../../nbs/data/09_panels.ipynb #79099652
-_worth = np.zeros(256,np.uint8); _worth[:5] = 50,125,180,200,200   # ink, paper, beside a frame, between two
+# %% ../../nbs/data/09_panels.ipynb #1e6a84f6
+_worth = np.zeros(256,np.uint8); _worth[:5] = 40,120,190,200,200   # ink, paper, beside a frame, between two
 
 def worth(
     paper, # Where paper is, uint8 (H, W), 0 or 1
     ink,   # Where ink is, the same
     tall,  # Height of the page, pixels: gutters are at most 4.5 % of it
     wide   # Width of the page, pixels: frames are at least 5 % of it long
-)->np.ndarray: # 50 to 200, uint8 (H, W)
+)->np.ndarray: # 40 to 200, uint8 (H, W)
     "Rate each pixel as part of a level gutter"
     long,high = (lambda k: np.ones((1,max(3,round(k*wide))),np.uint8)),(lambda n: np.ones((max(1,round(n)),1),np.uint8))
     edge = cv2.morphologyEx(cv2.dilate(ink&cv2.dilate(paper,high(5)),high(3)), cv2.MORPH_OPEN, long(.05))
-    beside = paper&cv2.dilate(cv2.morphologyEx(edge,cv2.MORPH_OPEN,long(.12)), high(9))
+    beside = paper&cv2.dilate(cv2.morphologyEx(edge,cv2.MORPH_OPEN,long(.2)), high(5))
     between = cv2.morphologyEx(edge, cv2.MORPH_CLOSE, high(.045*tall+1))&cv2.morphologyEx(paper, cv2.MORPH_OPEN, high(.004*tall))
     return cv2.LUT(paper+beside+2*(between&paper), _worth)
 
-# %% ../../nbs/data/09_panels.ipynb #0c9416f2
-_slopes = np.arange(-6,7)*.02,np.arange(-10,11)*.02     # of level lines; of upright ones, seen from the side
+# %% ../../nbs/data/09_panels.ipynb #561c219f
+_slopes = np.arange(-4,5)*.027,np.arange(-7,8)*.027     # of level lines; of upright ones, seen from the side
 
 def _shear(a, slope):
     "Tilt by a slope around the middle column; what comes in is paper"
@@ -69,10 +69,13 @@ def _posts(paper, ink, wide):
     return cv2.morphologyEx(edge, cv2.MORPH_OPEN, np.ones((round(.12*wide),1),np.uint8))&ink
 
 def _sums(paper, ink, slopes, tall, wide):
-    "Integral images of worth, of paper and of upright frames for each slope, int32 (n, H+1, W+1)"
-    free = 1-_posts(paper,ink,wide)
-    sets = [(worth(p:=_shear(paper,s), 1-_shear(1-ink,s), tall, wide),p,1-_shear(free,s)) for s in slopes]
-    return slopes,*(np.stack([cv2.integral(b[k]) for b in sets]) for k in (0,1,2))
+    "Integral images of worth, of paper and of long edges across, for each slope, int32 (n, H+1, W+1)"
+    bits = paper+2*ink+4*_posts(paper,ink,wide)
+    slack,sums = np.ones((3,1),np.uint8),np.empty((3,len(slopes),paper.shape[0]+1,paper.shape[1]+1), np.int32)
+    for k,s in enumerate(slopes):
+        b = _shear(bits,s); p = b&1
+        for out,a in zip(sums[:,k],(cv2.dilate(worth(p,(b>>1)&1,tall,wide),slack),cv2.dilate(p,slack),b>>2)): cv2.integral(a, out)
+    return slopes,*sums
 
 def _tables(paper, ink):
     "Sums for level lines, and for upright ones on the page laid on its side"
@@ -121,7 +124,7 @@ def best_cut(
         if value>best[0]: best = float(value),level,at[::-1] if level else at,float(table[0][s])
     return best
 
-# %% ../../nbs/data/09_panels.ipynb #b0873a96
+# %% ../../nbs/data/09_panels.ipynb #2a0b743f
 def _drawn(paper):
     "Where something larger than a speck is drawn, uint8 (H, W)"
     _,number,stats,_ = cv2.connectedComponentsWithStats(1-paper)
@@ -139,7 +142,7 @@ def _trim(drawn, shape, pad=3):
         if len(shape): shape = clip(shape, p, np.array(n))
     return shape if w and len(shape)>2 else shape[:0]
 
-def _pieces(tables, drawn, shape, least=.42):
+def _pieces(tables, drawn, shape, least=.5):
     "Cut a shape until no cut rates `least`"
     shape = _trim(drawn, shape)
     rating,level,at,slope = best_cut(tables, shape, drawn.shape[1])
@@ -147,15 +150,15 @@ def _pieces(tables, drawn, shape, least=.42):
     n = np.array([slope,-1.] if level else [1.,-slope])/np.hypot(1,slope)
     return [p for s in (n,-n) for p in _pieces(tables, drawn, clip(shape,at,s), least)]
 
-# %% ../../nbs/data/09_panels.ipynb #bce0d4e8
+# %% ../../nbs/data/09_panels.ipynb #30073d2e
 def _filled(a):
     "Fill what is enclosed"
     outlines,_ = cv2.findContours(a, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return cv2.drawContours(np.zeros_like(a), outlines, -1, 1, -1)
 
 def _span(counts):
-    "First and last place with at least an eighth of the largest count"
-    on = np.flatnonzero(counts>.12*counts.max())
+    "First and last place with at least a sixteenth of the largest count"
+    on = np.flatnonzero(counts>.06*counts.max())
     return int(on[0]),int(on[-1])+1
 
 def _box(drawn, shape):
@@ -205,19 +208,20 @@ def reading_order(
     if level[0]>upright[0]+.3 and right_to_left: first,second = second,first
     return reading_order(first,right_to_left)+reading_order(second,right_to_left)
 
-# %% ../../nbs/data/09_panels.ipynb #c3ea7d44
+# %% ../../nbs/data/09_panels.ipynb #afc998e0
 def _ends(grey):
-    "Boxes of the panels, ends (x0, y0, x1, y1), pixels of a small grey page"
+    "Boxes of the panels and of insets, ends (x0, y0, x1, y1), pixels of a small grey page"
     paper,ink = paper_and_ink(grey); h,w = grey.shape; drawn = _drawn(paper)
     pieces = _pieces(_tables(paper,ink), drawn, np.array([(0.,0.),(w,0),(w,h),(0,h)]))
     boxes = [b for b in (_box(drawn,p) for p in pieces) if b]
-    return boxes+_insets(drawn,boxes)
+    return boxes,_insets(drawn,boxes)
 
 def _single(grey):
     "Boxes (x, y, w, h) of the panels of one page, in no order"
     small,k = reduced(grey); rim = np.r_[small[0],small[-1],small[:,0],small[:,-1]]
-    boxes = _ends(small)
-    if len(boxes)<2 and np.median(rim)<90: boxes = max(boxes, _ends(255-small), key=len)
+    boxes,insets = _ends(small)
+    if np.median(rim)<90: boxes,insets = max((boxes,insets), _ends(255-small), key=lambda r: len(r[0]))
+    boxes = boxes+insets
     ends = [[min(round(v/k),m) for v,m in zip(b,(*grey.shape[::-1],)*2)] for b in boxes] if boxes else [(0,0,*grey.shape[::-1])]
     return [(x0,y0,x1-x0,y1-y0) for x0,y0,x1,y1 in ends]
 
