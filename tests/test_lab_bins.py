@@ -160,8 +160,8 @@ def case(b=2, h=9, w=7, dtype=torch.float32):
 @pytest.mark.parametrize('most', (1,2000,1<<22))
 @pytest.mark.parametrize('reuse', (False,True))
 def test_loss_is_the_dense_one(most, reuse, monkeypatch):
-    from manga_colorize.lab import rebalance
-    pieces = rebalance._pieces; monkeypatch.setattr(rebalance, '_pieces', lambda z: pieces(z, most))
+    from manga_colorize.lab import bins
+    pieces = bins._pieces; monkeypatch.setattr(bins, '_pieces', lambda z: pieces(z, most))
     z,idx,w,cw = case(); mask = torch.tensor([1.,0]).view(2,1,1,1)
     naive = -(dense(idx, w)*z.log_softmax(1)).sum(1, keepdim=True)
     for kwargs,theirs in ((dict(),naive.mean()), (dict(class_weights=cw, gradient_only=False),(naive*cw[idx[:,:1]]).mean()),

@@ -34,7 +34,7 @@ class Board(Callback):
     order = 66 # after the recorder and the progress bar
     def __init__(self,
         folder='runs', # Where TensorBoard looks; a folder for each run below one folder lets you compare them
-        every=20,      # Batches between two points of a curve, each the mean of so many
+        every=20,      # Batches between two points of a curve; with critics each point is the mean of so many
         n=4,           # Pictures shown
         px=96          # Side of a picture on the board, pixels
     ):

@@ -98,7 +98,7 @@ def blur_cue(
 def cosine_waves(
     n:int,       # Samples, 1 or more
     sigma:float, # Width of a Gaussian, samples
-    device=None  # Where the answer goes
+    device=None  # Where the answer goes; None for the CPU
 )->tuple: # Waves (n, K); what measures their strengths, (K, n); what the Gaussian leaves of each, (K,), 1 to 1/1000
     "Split `n` samples into the `K` cosines that a Gaussian does not wipe out"
     m = max(n-1, 1)

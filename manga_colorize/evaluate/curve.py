@@ -81,5 +81,5 @@ def plot(self:PointsCurve,
         m,e = self.mean(p),self.error(p)
         ax.plot(self.counts, m, '.-', label=p); ax.fill_between(self.counts, m-e, m+e, alpha=.2)
     ax.set_xscale('symlog', linthresh=1); ax.set(xlabel='points', ylabel='PSNR, dB', xticks=self.counts, xticklabels=self.counts)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1,.5))
     return ax

@@ -88,10 +88,11 @@ def stroke_benchmark(
     paint:Colorizer,   # The painter
     size:int=256,      # Side of the page, pixels
     n:int=20,          # Strokes
-    browser=None       # Chromium's program file; None for the one that the system finds
+    browser=None       # Chromium's program file; None for the system's, or Playwright's own
 )->dict: # `median` and `p95`, milliseconds from a stroke's end to its result on the screen
     "Paint strokes in a real browser; needs the extra `dev`"
-    from playwright.sync_api import sync_playwright
+    try: from playwright.sync_api import sync_playwright
+    except ImportError as e: raise ImportError("expected Playwright, got none: pip install 'manga_colorize[dev]'") from e
     from manga_colorize.studio.paint_page import PaintPage
     from manga_colorize.studio.painter import CuePainter
     chromium,rng = browser or shutil.which('chromium') or shutil.which('google-chrome'),np.random.default_rng(0)

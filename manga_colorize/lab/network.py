@@ -142,13 +142,14 @@ class LabPainter(nn.Module):
         protocol='grey',  # Name in `protocols`, or its number
         q:int=313,        # Bins; 2 to answer with ab itself, which learns by L2
         nf:int=64,        # Channels of the first block; the published network has 64
-        temperature:int=38,# Of the annealed mean, hundredths: 0 for the mode, 100 for the mean
+        temperature:int=38, # Of the annealed mean, hundredths: 0 for the mode, 100 for the mean
         bins=None         # ab of each bin, (q, 2); None to load them with the weights
     ):
         super().__init__()
         self.protocol = protocol if isinstance(protocol, str) else dict(enumerate(protocols)).get(protocol, protocol)
         if self.protocol not in protocols: raise ValueError(f"expected a protocol among {protocols}, got {protocol!r}")
-        if not 0<=temperature<=100: raise ValueError(f"expected a temperature of 0 to 100 hundredths, got {temperature}")
+        if temperature!=int(temperature) or not 0<=temperature<=100:
+            raise ValueError(f"expected a temperature of 0 to 100 whole hundredths, got {temperature}")
         self.nf,self.temperature = nf,temperature
         self.net = ColourNet(q, nf/64, 5 if self.protocol=='cue' else 1, bins)
         self.light = None if self.protocol=='grey' else LightHead(self.net.head.in_channels, self.net.ni)

@@ -129,5 +129,5 @@ def manga_lab(
 ):
     "Train six painters on one data set and print one table: classification on three protocols, L2, and Pix2Pix"
     try: print(lab_table(data, art, out, epochs, bs, crop, size, width=width, ngf=ngf, depth=depth))
-    except (ValueError,OSError) as e: raise SystemExit(f'manga-lab: {e}')
+    except (ValueError,OSError,FloatingPointError) as e: raise SystemExit(f'manga-lab: {e}')
     print(f'models and table are in {out}')

@@ -84,11 +84,17 @@ def _paint(self:Colorizer, sketch, cue):
 
 @patch
 def _paint_tiles(self:Colorizer, sketch, cue):
-    "Paint pages in tiles that fade into each other; a model that completes cues sees the whole page's first"
-    if hasattr(self.model, 'complete'): cue = self.model.complete(cue.to(self.device, torch.float32))
+    "Paint pages in tiles that fade into each other"
     stride = self.model.stride; up = lambda n: -(-n//stride)*stride
     overlap = up(self.overlap)
     return in_tiles(self._paint, sketch, cue, tile=max(up(self.tile), 2*overlap), overlap=overlap, stride=stride)
+
+@patch
+def _paint_whole(self:Colorizer, paint, sketch, cue):
+    "Let a model that completes cues see the whole cue first, and correct the whole page last"
+    if not hasattr(self.model, 'complete'): return paint(sketch, cue)
+    cue = cue.to(self.device, torch.float32)
+    return self.model.correct(paint(sketch, self.model.complete(cue)).to(self.device), cue)
 
 @patch
 def paint_batch(self:Colorizer,
@@ -103,7 +109,7 @@ def paint_batch(self:Colorizer,
     with torch.inference_mode():
         self.model.eval()
         paint = self._paint if not self.limit or h*w<=self.limit else self._paint_tiles
-        fake = paint(*[picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))])
+        fake = self._paint_whole(paint, *[picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))])
     return fake.to(sketch.device, copy=True)
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b7881133

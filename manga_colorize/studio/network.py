@@ -78,7 +78,7 @@ def guess(
 ):                 # (B, 3, H, W) in [-1, 1]
     "Sharpen the cues that cover everything, and spread the others"
     full = (cue[:,3:].amin((1,2,3), keepdim=True)>=1).float()
-    return torch.lerp(spread(cue), sharpen(cue[:,:3], sigma*min(cue.shape[-2:])/256), full)
+    return torch.lerp(spread(cue.float()), sharpen(cue[:,:3], sigma*min(cue.shape[-2:])/256), full)
 
 # %% ../../nbs/studio/04_network.ipynb #5e1a0c0d
 def agree(
@@ -93,7 +93,7 @@ def agree(
         told,painted = [vh@x.float()@vw.T for x in (cue[:,:3],page)]
         off,tells = told-fade*painted,(fade>.005)&(fade<.1)
         power = lambda x: x[...,tells].square().sum((1,2))
-        wrong = (power(off)/power(told).clamp(min=1e-9)).sqrt()[:,None,None,None]
+        wrong = (power(off)/power(told).clamp(min=1e-9)).clamp(min=1e-12).sqrt()[:,None,None,None]
         trust = ((.5-wrong)/.25).clamp(0,1)*(cue[:,3:].amin((1,2,3), keepdim=True)>=1)
         return (page + trust*(uh@(gain*off)@uw.T)).clamp(-1,1)
 
@@ -125,15 +125,19 @@ class CueUnet(nn.Module):
     def stride(self): return 2**self.depth
 
     def complete(self, cue): # (B, 4, H, W) -> (B, 7, H, W)
-        "Put the guess beside the cue; for the whole of a page that will be painted in tiles"
+        "Put the guess beside the cue of a whole page, before the page is padded or cut into tiles"
         return torch.cat([cue, guess(cue).to(cue.dtype)], 1)
+
+    def correct(self, page, cue): # (B, 3, H, W) and (B, 4, H, W) -> (B, 3, H, W)
+        "Bring a whole page into agreement with its cue"
+        return agree(page, cue)
 
     def forward(self,
         sketch, # (B, 1, H, W) in [-1, 1]
         cue     # (B, 4, H, W): RGB in [-1, 1], coverage in [0, 1]; or what `complete` made of it
     ):          # (B, 3, H, W) in [-1, 1]
         "Paint a batch"
-        if cue.shape[1]==4: return agree(self(sketch, self.complete(cue)), cue)
+        if cue.shape[1]==4: return self.correct(self(sketch, self.complete(cue)), cue)
         said,more = cue[:,:3]*cue[:,3:4],cue[:,4:]
         seen = torch.cat([sketch, said, cue[:,3:]], 1)
         x,skips = self.stem(F.pixel_unshuffle(seen, 2)),[]

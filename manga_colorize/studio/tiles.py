@@ -46,9 +46,9 @@ def tile_shares(
 
 # %% ../../nbs/studio/01d_tiles.ipynb #6f19a1a0
 def in_tiles(
-    f,                   # Called with a tile's sketch (B, 1, h, w) and cue (B, 4, h, w), gives (B, 3, h, w)
+    f,                   # Called with a tile's sketch (B, 1, h, w) and cue (B, C, h, w), gives (B, 3, h, w)
     sketch:torch.Tensor, # (B, 1, H, W)
-    cue:torch.Tensor,    # (B, 4, H, W)
+    cue:torch.Tensor,    # (B, C, H, W)
     tile:int=768,        # Side of a tile, pixels, at most
     overlap:int=128,     # Pixels that neighbours share, at least; at most half of `tile`
     stride=1             # Tiles begin at multiples of it; it must divide `tile` and `overlap`
