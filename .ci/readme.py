@@ -20,6 +20,7 @@ def render():
     pictures = {f'readme{i or ""}{Path(name).suffix}': data for i,(name,data) in enumerate(resources['outputs'].items())}
     for new,old in zip(pictures, resources['outputs']): body = body.replace(f'({old})', f'(nbs/images/{new})')
     body = re.sub(r'\]\((?!https?:|#|nbs/|\.\./)([^)]+\.ipynb)\)', r'](nbs/\1)', body).replace('](../', '](')
+    body = body.replace('](images/', '](nbs/images/')
     body = re.sub(r'!\[(png|jpeg|svg)\]', '![Sketch, colour cue, result and truth]', body)
     return re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', body, flags=re.M)).strip()+'\n', pictures
 

@@ -29,7 +29,7 @@ def copy_lessons(
     src,dst = lessons_path(),Path(dst)
     if dst.exists() and not dst.is_dir(): raise ValueError(f"expected a folder, got the file {dst}")
     written,kept = [],[]
-    for f in sorted(src.rglob('*.ipynb')):
+    for f in sorted([*src.rglob('*.ipynb'),*src.glob('images/*')]): # the lessons, and the pictures in their text
         name = f.relative_to(src)
         if any(part.startswith(('.','_')) for part in name.parts): continue
         if (dst/name).exists() and (dst/name).read_bytes()!=f.read_bytes() and not force: kept.append(name.as_posix()); continue
@@ -45,6 +45,6 @@ def manga_course(
 ):
     "Copy the lessons of manga_colorize into a folder"
     written,kept = copy_lessons(dst, force)
-    print(f"{len(written)} lessons in {dst}. Start with index.ipynb:\n    jupyter lab {dst}")
+    print(f"{sum(n.endswith('.ipynb') for n in written)} lessons in {dst}. Start with index.ipynb:\n    jupyter lab {dst}")
     if not shutil.which('jupyter-lab'): print("JupyterLab comes with: pip install 'manga_colorize[lab]'")
     if kept: print(f"Left alone, since you changed them (--force replaces them): {', '.join(kept)}")

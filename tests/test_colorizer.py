@@ -7,7 +7,9 @@ from PIL import Image
 from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
+from manga_colorize.data.world import World
 from manga_colorize.studio.colorizer import Colorizer,archs,manga_colorize
+from manga_colorize.studio.pretrained import embedded_folder
 from manga_colorize.studio.inputs import fit_cue,mirror_pad,read_cue,soften_cue
 
 class Tiny(nn.Module):
@@ -245,6 +247,13 @@ def test_command_colours_files_and_folders(paint, tmp_path, capsys):
     manga_colorize([str(tmp_path/'in'),str(tmp_path/'other'/'a.png')], cue=str(tmp_path/'cue.png'), model=str(tmp_path/'m'), out=str(tmp_path/'out'), exact=True)
     assert sorted(p.name for p in (tmp_path/'out').iterdir())==['a_color.png','a_color_2.png','b_color.png']
     assert np.array_equal(np.array(Image.open(tmp_path/'out'/'a_color.png')), np.array(paint(sketch(),cue())))
+
+def test_command_paints_as_the_object_does(tmp_path):
+    "The same strokes, the same page, by the model of the package"
+    lines = World(seed=11).illustration(3, size=128).lines; strokes = np.zeros((128,128,4), np.uint8); strokes[40:60,30:90] = 64,176,96,255
+    Image.fromarray(lines).save(tmp_path/'a.png'); Image.fromarray(strokes).save(tmp_path/'cue.png')
+    manga_colorize([str(tmp_path/'a.png')], cue=str(tmp_path/'cue.png'), out=str(tmp_path/'out'))
+    assert np.array_equal(np.array(Image.open(tmp_path/'out'/'a_color.png')), np.array(Colorizer.load(embedded_folder())(lines, strokes)))
 
 def test_command_names_what_failed_and_does_the_rest(paint, tmp_path, capsys):
     paint.save(tmp_path/'m'); (tmp_path/'bad.png').write_bytes(b'x'); Image.fromarray(sketch()).save(tmp_path/'good.png')

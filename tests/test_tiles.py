@@ -125,7 +125,7 @@ def test_no_step_where_tiles_of_a_network_meet(name, told):
     color = World(seed=1).illustration(2, size=640).color
     s,c = to_tensor(sketchify(color))[None],to_tensor(blur_cue(color))[None]
     if told=='nothing': c = no_cue(s)
-    paint = Colorizer(untrained(name)); paint.limit = None
+    paint = Colorizer(untrained(name), dict(protocol=dict(size=640))); paint.limit = None
     whole,hard = paint(s,c),torch.cat([paint(s[...,a:b],c[...,a:b]) for a,b in ((0,320),(320,640))], -1)
     paint.limit,paint.tile,paint.overlap = 1,320,128
     off,spans = paint(s,c)-whole,tile_spans(640, 320, 128, 64)
@@ -145,6 +145,16 @@ def test_no_step_where_tiles_of_the_embedded_model_meet(told):
     spans = tile_spans(1024, 768, 128, stride); assert len(spans)==2
     for axis in (0,1): assert max(seams(tiled,axis,spans))<1.25*max(seams(whole,axis,spans))
     print('mean change by tiles, levels', (tiled-whole).abs().mean().item()*127.5)
+
+def test_a_large_page_with_few_strokes_takes_its_colours_from_a_small_copy():
+    "Every size and shape; lines stay where they are, at full size; white paper far from any line is no darker than near one"
+    paint = Colorizer.from_pretrained(device='cpu')
+    for h,w in ((520,700),(1200,530)):
+        lines = np.full((h,w), 255, np.uint8); lines[h//2:h//2+4] = 0
+        cue = np.zeros((h,w,4), np.uint8); cue[20:80,20:80] = 240,160,160,255
+        page = np.asarray(paint(lines, cue)).astype(int)
+        assert page.shape==(h,w,3) and page[h//2+1].max()<10 and page[h//2-8].min()>60
+    small = np.asarray(paint(lines[:500,:500], cue[:500,:500])); assert small.shape==(500,500,3)
 
 # --- memory
 

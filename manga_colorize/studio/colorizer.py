@@ -6,7 +6,7 @@
 __all__ = ['archs', 'build_model', 'Colorizer']
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b90b172d
-import hashlib,json,sys,torch,safetensors.torch as st
+import hashlib,json,sys,torch,safetensors.torch as st,torch.nn.functional as F
 from inspect import signature
 from pathlib import Path
 from PIL import Image
@@ -97,6 +97,21 @@ def _paint_whole(self:Colorizer, paint, sketch, cue):
     return self.model.correct(paint(sketch, self.model.complete(cue)).to(self.device), cue)
 
 @patch
+def _is_far_larger(self:Colorizer, sketch, cue):
+    "Is this page more than twice what the model learned at, and told by less than everything?"
+    return hasattr(self.model, 'complete') and min(sketch.shape[-2:])>2*self.config.get('protocol',{}).get('size',256) and cue[:,3].min()<1
+
+def _without_ink(page): return -F.max_pool2d(-F.max_pool2d(page, 5, 1, 2), 5, 1, 2) # morphological closing
+
+@patch
+def _paint_small(self:Colorizer, sketch, cue):
+    "Choose the colours on a copy of the size that the model knows, and lay them under the full-size lines"
+    h,w = sketch.shape[-2:]; k = self.config.get('protocol',{}).get('size',256)/min(h,w); size = round(h*k),round(w*k)
+    page = self._paint_whole(self._paint, F.interpolate(sketch.float(), size, mode='area'), fit_cue(cue, size))
+    page = F.interpolate(_without_ink(page), (h,w), mode='bicubic').clamp(-1,1)
+    return (page+1)*(sketch.to(page)+1)/2 - 1
+
+@patch
 def paint_batch(self:Colorizer,
     sketch:torch.Tensor, # (B, 1, H, W) in [-1, 1], any size
     cue=None             # (B, 4, h, w), of any size: it is scaled; None for no cue
@@ -108,8 +123,9 @@ def paint_batch(self:Colorizer,
     if cue.ndim!=4 or cue.shape[:2]!=(len(sketch),4): raise ValueError(f"expected cues ({len(sketch)}, 4, H, W), got {tuple(cue.shape)}")
     with torch.inference_mode():
         self.model.eval()
+        page = [picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))]
         paint = self._paint if not self.limit or h*w<=self.limit else self._paint_tiles
-        fake = self._paint_whole(paint, *[picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))])
+        fake = self._paint_small(*page) if self._is_far_larger(*page) else self._paint_whole(paint, *page)
     return fake.to(sketch.device, copy=True)
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b7881133
@@ -247,7 +263,7 @@ def manga_colorize(
     model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package
     out:str='colored',    # Folder for the coloured pages
     sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
-    exact:bool=False      # Take the cue as it is, without spreading its strokes
+    exact:bool=False      # Take the cue as it is, also for a model that learned from blurred ones
 ):
     "Colour line art of any size"
     paint,taken,failed = _load(model),[],0
@@ -260,7 +276,7 @@ def manga_colorize(
             ink = draw_lines(to_image(f)) if sketchify else read_sketch(f)
             if _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify')
             taken.append(_target(out, Path(f).stem, taken))
-            with atomic_path(taken[-1]) as tmp: paint(ink, cue, soften=not exact).save(tmp)
+            with atomic_path(taken[-1]) as tmp: paint(ink, cue, soften=False if exact else None).save(tmp)
             print(f'{f} -> {taken[-1]}')
         except Exception as e: failed += 1; print(f'{f}: {e}', file=sys.stderr)
     if failed: sys.exit(1)
