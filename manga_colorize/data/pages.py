@@ -27,7 +27,7 @@ class Page:
     color:np.ndarray       # Its coloured twin, RGB uint8 (H, W, 3)
     panels:list            # Boxes (x, y, w, h) in pixels, in reading order
     balloons:np.ndarray    # Where balloons and captions are, bool (H, W)
-    identities:np.ndarray  # Who each pixel belongs to, int32 (H, W): 0 nobody, else 1 and the number of the character
+    identities:np.ndarray  # Who each pixel belongs to, int32 (H, W): 0 nobody, else 1 and the number of the character; sounds lie over people
     parts:np.ndarray       # Which part of them, uint8 (H, W): 0 nobody, 1 hair, 2 skin, 3 outfit, 4 face
     characters:tuple       # Who appears, by number
     shapes:tuple=()        # Corners of each panel (x, y) in pixels, (n, 2); outside the page where a panel bleeds
@@ -189,7 +189,7 @@ def _count(name, i, low):
 def page(self:World,
     i,                # Number of the page, 0 or more
     cast=None,        # Characters who may appear; None for three of the world
-    size=(1200,850),  # Height and width, pixels; a larger page is the same drawing with finer lines and dots
+    size=(1200,850),  # Height and width, pixels; a larger one has finer lines and dots, and a balloon may sit elsewhere
     style=None        # One of `World.styles`; None for any
 )->Page: # `bw`, `color`, `panels`, `balloons`, `identities`, `parts`, `characters`
     "Draw a manga page and its coloured twin"
