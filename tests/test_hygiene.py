@@ -97,3 +97,9 @@ def test_repository_is_small():
     sizes = {f:(ROOT/f).stat().st_size for f in files if f and (ROOT/f).is_file()}
     assert max(sizes.values()) <= 11_000_000
     assert sum(s for f,s in sizes.items() if f.startswith('data/')) <= 15_000_000
+
+@by_notebook
+def test_no_widget_state(path):
+    "A picture stands for a widget; its state would change at every run"
+    nb = read(path)
+    assert 'widgets' not in nb.metadata and not any('widget-view' in kind for c in nb.cells for o in c.get('outputs',[]) for kind in o.get('data',{}))
