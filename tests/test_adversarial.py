@@ -114,6 +114,16 @@ def test_autocast_is_left_when_a_batch_fails(tmp_path):
     fit(learner(batches(1), tmp_path, precision='bf16', cbs=Cancel()))
     assert not torch.is_autocast_enabled('cpu')
 
+def test_autocast_is_left_after_an_error(tmp_path):
+    class Fail(Callback):
+        def after_pred(self):
+            if self.training: raise RuntimeError('out of paint')
+    fail = Fail(); learn = learner(batches(1), tmp_path, precision='bf16', cbs=fail)
+    with pytest.raises(RuntimeError, match='out of paint'): fit(learn)
+    assert not torch.is_autocast_enabled('cpu')
+    learn.remove_cb(fail); fit(learn)
+    assert not torch.is_autocast_enabled('cpu') and 'one_batch' not in vars(learn)
+
 def test_losses_are_recorded(tmp_path):
     data = batches(3)
     learn = fit(learner(data, tmp_path), 2)

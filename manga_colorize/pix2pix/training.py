@@ -87,8 +87,13 @@ class FastMath(Callback):
         self.auto = None
 
     def before_fit(self):
-        self.leave() # a notebook cell that was interrupted may have left it on
+        self.learn.one_batch = self.one_batch # no event of fastai's comes after an error
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
+
+    def one_batch(self, i, b):
+        "A batch of `Learner`, after which autocast is off whatever happened in it"
+        try: type(self.learn).one_batch(self.learn, i, b)
+        finally: self.leave()
 
     def before_batch(self):
         if self.channels_last: self.learn.xb,self.learn.yb = [tuple(_channels_last(t) for t in ts) for ts in (self.xb, self.yb)]
@@ -98,8 +103,7 @@ class FastMath(Callback):
 
     def after_pred(self): self.learn.pred = to_float(self.pred)
     def after_loss(self): self.leave()
-    def after_cancel_batch(self): self.leave()
-    def after_fit(self): self.leave()
+    def after_fit(self): vars(self.learn).pop('one_batch', None)
     def leave(self):
         if self.auto is not None: self.auto.__exit__(None, None, None)
         self.auto = None
