@@ -1,5 +1,5 @@
 "The whole road in seconds, and Ctrl-C anywhere on it"
-import os,re,shutil,signal,subprocess,sys,time,torch
+import re,shutil,subprocess,sys,time,torch
 from itertools import count,islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np,pytest
 from PIL import Image
 
+from children import Child,posix,run_script
 from manga_colorize.core import read_image
+from manga_colorize.data.dataset import build_dataset
 from manga_colorize.data.world import World
 from manga_colorize.studio import demo
 from manga_colorize.studio.colorizer import Colorizer
@@ -24,10 +26,12 @@ def own(tmp_path_factory):
     Image.fromarray(np.concatenate([sprite,alpha],2)).save(folder/'sprite.png'); (folder/'broken.png').write_bytes(b'no')
     return folder
 
+tiny = dict(dls=dict(bs=8,crop=64), learner=dict(ngf=4,n_down=5), lr=1e-3, alone=.5)
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(demo.recipes, 'cpu', dict(dls=dict(bs=8,crop=64), learner=dict(ngf=4,n_down=5), lr=1e-3, alone=.5))
-    monkeypatch.setattr(demo.os, 'cpu_count', lambda: 1)
+    monkeypatch.setitem(demo.recipes, 'cpu', tiny)
+    monkeypatch.setattr(demo, 'build_dataset', lambda *args, n_workers, **kwargs: build_dataset(*args, **kwargs)) # workers, who take seconds to start, work for the command below
 
 # --- own pictures
 
@@ -97,45 +101,36 @@ def files(folder): return sorted(p.relative_to(folder).as_posix() for p in folde
 
 def test_the_whole_road(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv('MANGA_ART', raising=False)
-    page = run_demo(minutes=.15, out=tmp_path/'demo', test=None)
+    page = run_demo(minutes=.05, out=tmp_path/'demo', test=None)
     assert files(tmp_path/'demo')==['gallery.png','index.html','model/config.json','model/model.safetensors']
     assert page==tmp_path/'demo'/'index.html' and page.stat().st_size>50_000
     paint = Colorizer.load(tmp_path/'demo'/'model')
     assert paint.config['seen']>0 and paint.config['protocol']['cue']=='blur' and paint.config['data']['world']==0
     said = capsys.readouterr().out
     assert 'against the cue alone' in said and '100%' in said
-    run_demo(minutes=.15, out=tmp_path/'demo', test=None) # again: the data set is there
+    run_demo(minutes=.05, out=tmp_path/'demo', test=None) # again: the data set is there
 
 def test_own_pictures_and_a_test_folder(own, tmp_path, capsys):
-    run_demo(own, minutes=.15, out=tmp_path/'demo')
+    run_demo(own, minutes=.05, out=tmp_path/'demo')
     assert {'gallery_real.png','index.html'}<={*files(tmp_path/'demo')} and len([f for f in files(tmp_path/'demo') if f.startswith('kept_aside/')])==1
     assert 'Skipped broken.png' in capsys.readouterr().out
     made = [p.name for p in (tmp_path/'demo'/'data'/'train').iterdir()]
     assert any(n.startswith('own') for n in made) and any(not n.startswith('own') for n in made)
-    with pytest.raises(ValueError, match='same data set'): run_demo(minutes=.15, out=tmp_path/'demo')
+    with pytest.raises(ValueError, match='same data set'): run_demo(minutes=.05, out=tmp_path/'demo')
 
 # --- the command
 
-def command(*args):
-    "Start the real command"
-    exe = shutil.which('manga-demo', path=str(Path(sys.executable).parent))
-    return subprocess.Popen([exe,*map(str,args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+exe = shutil.which('manga-demo', path=str(Path(sys.executable).parent))
 
-def interrupt_at(process, word):
-    "Send Ctrl-C, as a terminal does to the whole group, once `word` has been printed"
-    said = ''
-    for line in process.stdout:
-        said += line
-        if word in line: break
-    os.killpg(process.pid, signal.SIGINT)
-    rest,err = process.communicate(timeout=60)
-    return process.returncode,said+rest,err
+def small_script(path, *args):
+    "The command with one worker and a small network, as another program would find it on a small machine"
+    demo.os.cpu_count,demo.recipes['cpu'] = lambda: 1,tiny
+    run_script(path, *args)
 
-@pytest.mark.skipif(sys.platform=='win32', reason='no process groups to send SIGINT to')
+@pytest.mark.skipif(not posix, reason='no process groups to send SIGINT to')
 @pytest.mark.parametrize('word', ['pictures','L1'], ids=['drawing','training'])
 def test_ctrl_c_keeps_what_is_finished(word, tmp_path):
-    process = command('--minutes', '.25', '--out', tmp_path/'demo')
-    code,said,err = interrupt_at(process, word)
+    code,said,err = Child(tmp_path, small_script, exe, '--minutes', '.15', '--out', str(tmp_path/'demo')).until(word).interrupt().end()
     assert code==130 and 'Stopped. Finished:' in said, (code,said,err)
     assert 'Traceback' not in err, err
     if word=='L1':
@@ -143,5 +138,5 @@ def test_ctrl_c_keeps_what_is_finished(word, tmp_path):
         assert read_image(tmp_path/'demo'/'gallery.png').shape[2]==3
 
 def test_errors_are_one_line(tmp_path):
-    process = command('--images', tmp_path/'nowhere', '--out', tmp_path/'demo'); said,err = process.communicate(timeout=60)
-    assert process.returncode==1 and err.startswith('manga-demo: expected a folder with pictures') and err.count('\n')==1
+    run = subprocess.run([exe,'--images',tmp_path/'nowhere','--out',tmp_path/'demo'], capture_output=True, text=True)
+    assert run.returncode==1 and run.stderr.startswith('manga-demo: expected a folder with pictures') and run.stderr.count('\n')==1
