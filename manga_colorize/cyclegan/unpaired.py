@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ..core import show_pages
-from ..data.batches import Pictures,cut,load_pixels,mirror
+from ..data.batches import EpochDL,Pictures,cut,mirror
 from ..data.dataset import read_metadata
 from ..data.reading import Refused,read_color
 from ..data.sources import Folder
@@ -61,6 +61,8 @@ class Piles:
         color:Pictures # Coloured pages
     ): store_attr()
 
+    @property
+    def resident(self): return self.bw.resident
     def __len__(self): return max(len(self.bw), len(self.color))
     def __getitem__(self, i): return self.bw[i%len(self.bw)],self.color[i%len(self.color)]
     def new_empty(self): return Piles(self.bw.new_empty(), self.color.new_empty())
@@ -81,30 +83,20 @@ def greyed(
     return (pixels.float()*weights).sum(1, keepdim=True)/127.5-1
 
 # %% ../../nbs/cyclegan/02_unpaired.ipynb #97645c65
-class UnpairedDL(TfmdDL):
-    "Loads `bw, color`; `epoch` is the one that comes next, moves on by itself, and may be set"
+@delegates()
+class UnpairedDL(EpochDL):
+    "Loads `bw, color`, the same again for the same `seed` and `epoch`"
+    options = 'size','augment','draw'
     def __init__(self,
         dataset,          # `Piles`
         bs:int=1,         # Pictures of each kind in a batch
-        shuffle=False,    # Deal new pairs in each epoch?
-        num_workers:int=0,# Processes that read files; not for resident pictures
         size:int=None,    # Side of the random cuts, pixels; None for no cuts
         augment=False,    # Mirror and cut?
         draw=None,        # Function of uint8 (B, 3, H, W) that makes a scan (B, 1, H, W) in [-1, 1]; None for `greyed`
-        seed:int=0,       # Decides pairs and augmentation
-        epoch:int=0,      # The epoch that comes next
-        drop_last=None,   # Leave out a smaller last batch? None: if shuffling
-        **kwargs
+        **kwargs          # Of `EpochDL`
     ):
-        store_attr('size,augment,draw,seed,epoch')
-        self.now,resident = epoch,dataset.bw.resident
-        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0 if resident else num_workers,
-                         drop_last=shuffle if drop_last is None else drop_last, do_setup=False, **kwargs)
-        self.after_batch = self.derive
-
-    def before_iter(self):
-        super().before_iter()
-        self.now,self.epoch = self.epoch,self.epoch+1
+        store_attr('size,augment,draw')
+        super().__init__(dataset, bs=bs, **kwargs)
 
     def shuffle_fn(self, idxs): return list(idxs) # `meetings` deals
 
@@ -123,20 +115,6 @@ def derive(self:UnpairedDL,
     *piles,luck = b
     if self.augment: piles = [cut(mirror(p, luck[:,k,0]), luck[:,k,1:], self.size) for k,p in enumerate(piles)]
     return (self.draw or greyed)(piles[0]),piles[1]/127.5-1
-
-@patch
-def one_batch(self:UnpairedDL)->tuple: # bw, color
-    "Load the first batch of the epoch that comes next, without moving on"
-    epoch = self.epoch
-    try: return super(UnpairedDL, self).one_batch()
-    finally: self.epoch = epoch
-
-@patch
-@delegates(UnpairedDL.__init__)
-def new(self:UnpairedDL, dataset=None, cls=None, **kwargs):
-    "Make a loader like this one, but for `kwargs`"
-    same = {k:getattr(self,k) for k in ('bs','shuffle','drop_last','device','size','augment','draw','seed','epoch')}
-    return (cls or type(self))(self.dataset if dataset is None else dataset, **(same | dict(num_workers=self.fake_l.num_workers) | kwargs))
 
 # %% ../../nbs/cyclegan/02_unpaired.ipynb #8ddf5333
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['cues', 'sketches', 'load_pixels', 'Pictures', 'shuffled', 'luck', 'cue_seeds', 'mirror', 'cut', 'shuffle_channels',
-           'PageDL', 'manga_dls']
+           'EpochDL', 'PageDL', 'manga_dls']
 
 # %% ../../nbs/data/07_batches.ipynb #14eac670
 from concurrent.futures import ThreadPoolExecutor
@@ -135,9 +135,45 @@ def _takes_seed(f):
 
 def _draw(f, pixels, seeds): return f(pixels, seed=seeds) if _takes_seed(f) else f(pixels)
 
+# %% ../../nbs/data/07_batches.ipynb #b7ab19fc
+class EpochDL(TfmdDL):
+    "Batches that depend on `seed` and `epoch` alone; `epoch` is the one that comes next, moves on by itself, and may be set"
+    options = () # What a class for one kind of batch adds, beside `derive`: `new` passes it on
+    def __init__(self,
+        dataset,            # Has `batch` for some indices, and `resident`
+        bs:int=16,          # Pictures in a batch
+        shuffle=False,      # Another order in every epoch? Also drops the last, smaller batch
+        num_workers:int=0,  # Processes that read files; not for resident pictures
+        seed:int=0,         # Decides order and augmentation
+        epoch:int=0,        # The epoch that comes next
+        drop_last=None,     # Leave out a smaller last batch? None: if shuffling
+        **kwargs
+    ):
+        store_attr('seed,epoch'); self.now = epoch
+        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0 if dataset.resident else num_workers,
+                         drop_last=shuffle if drop_last is None else drop_last, do_setup=False, **kwargs)
+        self.after_batch = self.derive
+
+    def before_iter(self):
+        super().before_iter()
+        self.now,self.epoch = self.epoch,self.epoch+1
+
+    def one_batch(self)->tuple: # As `derive` gives it
+        "Load the first batch of the epoch that comes next, without moving on"
+        epoch = self.epoch
+        try: return super().one_batch()
+        finally: self.epoch = epoch
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        "Make a loader like this one, but for `kwargs`"
+        same = {k:getattr(self,k) for k in ('bs','shuffle','drop_last','device','seed','epoch',*self.options)}
+        return (cls or type(self))(self.dataset if dataset is None else dataset, **(same | dict(num_workers=self.fake_l.num_workers) | kwargs))
+
 # %% ../../nbs/data/07_batches.ipynb #aa0ebba4
-class PageDL(TfmdDL):
-    "Loads `sketch, cue, color`; `epoch` is the one that comes next, moves on by itself, and may be set"
+@delegates()
+class PageDL(EpochDL):
+    "Loads `sketch, cue, color`, the same again for the same `seed` and `epoch`"
+    options = 'size','cue','sketch','crop','cuts','recolor','augment'
     def __init__(self,
         dataset,            # `Pictures`
         bs:int=16,          # Pictures in a batch
@@ -150,20 +186,11 @@ class PageDL(TfmdDL):
         cuts:int=1,         # Cuts of each picture: a batch has `bs*cuts` of them
         recolor:float=0,    # Share of the pictures whose colours are shuffled: red becomes blue, say
         augment=False,      # Mirror at random, and jitter unless there is a `crop`?
-        seed:int=0,         # Decides order and augmentation
-        epoch:int=0,        # The epoch that comes next
-        drop_last=None,     # Leave out a smaller last batch? None: if shuffling
-        **kwargs
+        **kwargs            # `seed`, `epoch` and `drop_last` of `EpochDL`
     ):
-        store_attr('size,cue,sketch,crop,cuts,recolor,augment,seed,epoch')
-        self.draw_cue,self.draw_sketch,self.now = _function(cue),_function(sketch, sketches, 'sketch'),epoch
-        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0 if dataset.resident else num_workers,
-                         drop_last=shuffle if drop_last is None else drop_last, do_setup=False, **kwargs)
-        self.after_batch = self.derive
-
-    def before_iter(self):
-        super().before_iter()
-        self.now,self.epoch = self.epoch,self.epoch+1
+        store_attr('size,cue,sketch,crop,cuts,recolor,augment')
+        self.draw_cue,self.draw_sketch = _function(cue),_function(sketch, sketches, 'sketch')
+        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers, **kwargs)
 
     def shuffle_fn(self, idxs): return shuffled(len(idxs), self.seed, self.now)
 
@@ -187,21 +214,6 @@ def derive(self:PageDL,
     if not (self.augment and self.crop): return three
     places = [chance[:,k:k+2] for k in range(1, chance.shape[1], 2)]
     return tuple(torch.cat([cut(x, at, self.crop) for at in places]) for x in three)
-
-# %% ../../nbs/data/07_batches.ipynb #964e49e5
-@patch
-def one_batch(self:PageDL)->tuple: # sketch, cue, color
-    "Load the first batch of the epoch that comes next, without moving on"
-    epoch = self.epoch
-    try: return super(PageDL, self).one_batch()
-    finally: self.epoch = epoch
-
-@patch
-@delegates(PageDL.__init__)
-def new(self:PageDL, dataset=None, cls=None, **kwargs):
-    "Make a loader like this one, but for `kwargs`"
-    same = {k:getattr(self,k) for k in ('bs','shuffle','drop_last','device','size','cue','sketch','crop','cuts','recolor','augment','seed','epoch')}
-    return (cls or type(self))(self.dataset if dataset is None else dataset, **(same | dict(num_workers=self.fake_l.num_workers) | kwargs))
 
 # %% ../../nbs/data/07_batches.ipynb #1ecd3487
 @patch
