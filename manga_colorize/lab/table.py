@@ -17,7 +17,7 @@ from .training import lab_learner
 from ..pix2pix.training import pix2pix_learner
 from fastai.basics import *
 from fastcore.script import call_parse
-import json,time
+import hashlib,json,time
 
 # %% ../../nbs/lab/06_table.ipynb #c6d49b5c
 given = dict(grey=lambda color: (grey_page(color),None), sketch=lambda color: (sketchify(color),None),
@@ -83,11 +83,31 @@ def painter_learner(
     if painters[name] is None: return pix2pix_learner(dls, ngf=ngf, n_down=depth, lr=1e-3)
     return lab_learner(dls, width=width, lr=2e-3, **painters[name], **kwargs)
 
+# %% ../../nbs/lab/06_table.ipynb #labtrain1
+def _kept(folder, plan):
+    "The painter in `folder` and its seconds, if `plan` made it; else None"
+    from manga_colorize.studio.colorizer import Colorizer
+    if folder is None or not (folder/'config.json').exists(): return None
+    painter = Colorizer.load(folder)
+    return (painter,painter.config['seconds']) if painter.config.get('plan')==plan else None
+
+def _trained(dls, name, epochs, folder, plan, **kwargs):
+    "A painter and its seconds of training; written to `folder` if that is given"
+    from manga_colorize.studio.colorizer import Colorizer
+    seed_everything(0); learn = painter_learner(dls, name, **kwargs); begun = time.perf_counter()
+    with learn.no_bar(),learn.no_logging():
+        if painters[name]: learn.fit_one_cycle(epochs, learn.lr)
+        else: learn.fit_flat_lin(epochs-epochs//2, epochs//2)
+    seconds = time.perf_counter()-begun
+    painter = Colorizer.from_learner(learn, plan=plan, seconds=seconds)
+    if folder is not None: painter.save(folder)
+    return painter,seconds
+
 # %% ../../nbs/lab/06_table.ipynb #bdd3ba5f
 def lab_table(
     data,             # Folder made by `build_dataset`
     art=None,         # Folder of real pictures to score on as well; None for none
-    out=None,         # Folder for the models, `table.md` and `table.json`; None to keep nothing
+    out=None,         # Folder for the models, `table.md` and `table.json`; painters that are there already are not trained again. None to keep nothing
     epochs:int=10,    # Passes over the data for each painter
     bs:int=16,        # Pictures in a batch
     crop:int=128,     # Side of random cuts to train on, pixels; None for whole pictures
@@ -97,13 +117,13 @@ def lab_table(
 )->LabTable: # Rows for the validation pictures of `data`, then for `art`
     "Train painters on one data set and score them, each by its protocol"
     from manga_colorize.evaluate.metrics import picture_files
-    from manga_colorize.studio.colorizer import Colorizer
     dls,trained = manga_dls(data, bs=bs, crop=crop, resident=True),{}
+    seen = hashlib.sha256(repr([(f.name,f.stat().st_size) for f in dls.train_ds.files]).encode()).hexdigest()[:16]
     for name in names or painters:
-        seed_everything(0); learn = painter_learner(dls, name, **kwargs); begun = time.perf_counter()
-        with learn.no_bar(),learn.no_logging(): learn.fit_one_cycle(epochs, learn.lr) if painters[name] else learn.fit_flat_lin(epochs-epochs//2, epochs//2)
-        trained[name] = Colorizer.from_learner(learn),(painters[name] or dict(protocol='cue'))['protocol'],time.perf_counter()-begun
-        if out is not None: trained[name][0].save(Path(out)/re.sub(r'\W+', '_', name))
+        folder = None if out is None else Path(out)/re.sub(r'\W+', '_', name)
+        plan = dict(painter=name, data=seen, epochs=epochs, bs=bs, crop=crop, **kwargs)
+        painter,seconds = _kept(folder, plan) or _trained(dls, name, epochs, folder, plan, **kwargs)
+        trained[name] = painter,(painters[name] or dict(protocol='cue'))['protocol'],seconds
     places = {'valid':dls.valid_ds.files} | ({} if art is None else {'art':picture_files(art)})
     table = sum((score_painters(trained, files, place, size) for place,files in places.items()), LabTable())
     if out is not None: _save(table, Path(out))
