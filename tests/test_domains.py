@@ -1,0 +1,176 @@
+"Two piles of panels: squares, refusals, broken pages, interrupts, other forms of scans; and the command that trains on them"
+import json
+from pathlib import Path
+
+import cv2,numpy as np,pytest
+from PIL import Image
+from manga_colorize.core import read_image
+from manga_colorize.data.dataset import build_dataset,read_metadata
+from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,squares
+from manga_colorize.data.reading import Refused
+from manga_colorize.data.screening import Screens
+
+def page(i, h=300, w=220, color=False):
+    "Two panels with something in each"
+    rng,a = np.random.default_rng(i),np.full((h,w,3), 255, np.uint8)
+    for k,(y0,y1) in enumerate(((10,h//2-8),(h//2+8,h-10))):
+        ink = (60,120,200) if color and k==i%2 else (200,90,60) if color else (110,)*3
+        cv2.rectangle(a, (10,y0), (w-10,y1), (0,0,0), 2)
+        for _ in range(6): cv2.circle(a, tuple(int(v) for v in rng.integers((40,y0+25),(w-40,y1-25))), int(rng.integers(10,24)), ink, -1)
+    return a
+
+def fill(folder, n, first=0, color=False, suffix='png'):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first,first+n): Image.fromarray(page(i, color=color)).save(folder/f'page {i}.{suffix}')
+    return folder
+
+def contents(path): return {p.relative_to(path).as_posix():p.read_bytes() for p in Path(path).rglob('*') if p.is_file()}
+def refusals(path): return {d['source']:d['why'] for d in map(json.loads, (path/'refused.jsonl').read_text(encoding='utf-8').splitlines())}
+
+@pytest.mark.parametrize('box', [(0,0,50,50), (3,4,50,70), (3,4,200,60), (0,9,31,400), (5,5,1,7)])
+def test_squares_cover_and_stay_inside(box):
+    x,y,w,h = box; found = squares(box); side = min(w,h)
+    assert all(x<=a and y<=b and a+s<=x+w and b+s<=y+h and s==side for a,b,s in found)
+    if len(found)>1: assert found[0][:2]==(x,y) and found[-1][0]+side==x+w and found[-1][1]+side==y+h
+    assert len(found)==max(1, round(max(w,h)/side))
+
+def test_two_piles(tmp_path):
+    for kind,first in (('bw',0),('color',4)):
+        r = build_panels(fill(tmp_path/kind, 4, first, kind=='color'), tmp_path/'out'/kind, size=48, scans=kind=='bw', valid_pct=.25)
+        rows = read_metadata(tmp_path/'out'/kind)
+        assert r.kept==len(rows)>=8 and r.refused=={} and r.train and r.valid
+        assert {row['page'] for row in rows}=={f'page {i}.png' for i in range(first,first+4)}
+        assert all(row['source'].startswith(row['page']+'@') and row['width']==row['height']>80 for row in rows)
+        for row in rows:
+            a = read_image(tmp_path/'out'/kind/row['file_name'])
+            assert a.shape==(48,48,3) and (np.ptp(a, axis=2).max()==0)==(kind=='bw')
+
+def test_squares_are_those_of_the_page(tmp_path):
+    source = PanelFolder(fill(tmp_path/'in', 1, color=True))
+    for key,known in source:
+        x,y,side = map(int, key.rpartition('@')[2].split(','))
+        assert known==dict(page='page 0.png') and source.name(key).startswith('page-0-')
+        assert np.array_equal(source.load(key, 32)[0], page(0, color=True)[y:y+side,x:x+side])
+    assert len({source.name(k) for k,_ in source})==len(list(source))
+
+def test_workers_change_nothing(tmp_path):
+    fill(tmp_path/'in', 4)
+    for k in (0,1): build_panels(tmp_path/'in', tmp_path/str(k), size=32, scans=True, n=5, seed=3, n_workers=k)
+    a,b = contents(tmp_path/'0'),contents(tmp_path/'1')
+    assert a.keys()==b.keys() and not [k for k in a if a[k]!=b[k]]
+
+def test_goes_on_after_an_interrupt(tmp_path):
+    fill(tmp_path/'in', 4)
+    class Stop(Exception): pass
+    def stop(n):
+        if n==3: raise Stop
+    build_panels(tmp_path/'in', tmp_path/'whole', size=32, scans=True)
+    with pytest.raises(Stop): build_panels(tmp_path/'in', tmp_path/'part', size=32, scans=True, each=stop)
+    assert not (tmp_path/'part'/'metadata.jsonl').exists()
+    after = []; build_panels(tmp_path/'in', tmp_path/'part', size=32, scans=True, each=after.append)
+    a,b = contents(tmp_path/'whole'),contents(tmp_path/'part')
+    assert min(after)>2 and a.keys()==b.keys() and not [k for k in a if a[k]!=b[k]]
+
+def test_every_refusal_has_a_name(tmp_path):
+    src = fill(tmp_path/'in', 2)
+    Image.fromarray(page(0, color=True)).save(src/'cover.png'); (src/'empty.png').touch(); (src/'text.jpg').write_text('no')
+    Image.fromarray(np.full((300,200), 255, np.uint8)).save(src/'blank.png')
+    Image.fromarray(page(9)[:20,:20]).save(src/'stamp.png'); Image.fromarray(page(9)).save(src/'odd@1,2.png')
+    r = build_panels(src, tmp_path/'out', size=48, scans=True)
+    got = refusals(tmp_path/'out')
+    assert {k.rpartition('@')[0]:v for k,v in got.items()}=={'cover.png':'in colour', 'empty.png':'empty file', 'text.jpg':'not a picture', 'blank.png':'nearly empty', 'stamp.png':'too small'}
+    assert {f['page'] for f in read_metadata(tmp_path/'out')}=={'page 0.png','page 1.png','odd@1,2.png'}
+    with pytest.raises(ValueError, match='no colour'): build_panels(fill(tmp_path/'grey', 2), tmp_path/'other', size=48)
+    with pytest.raises(ValueError, match='scans True, not False'): build_panels(src, tmp_path/'out', size=48)
+    with pytest.raises(ValueError, match='expected a folder of pictures'): build_panels(tmp_path/'nowhere', tmp_path/'x')
+    with pytest.raises(ValueError, match='too small'): build_panels(src, tmp_path/'y', size=1024, scans=True)
+
+@pytest.mark.parametrize('mode,suffix', [('1','tif'), ('L','jpg'), ('RGBA','png'), ('P','gif')])
+def test_forms_of_scans(tmp_path, mode, suffix):
+    (tmp_path/'in').mkdir(); Image.fromarray(page(1)).convert(mode).save(tmp_path/'in'/f'a.{suffix}')
+    assert build_panels(tmp_path/'in', tmp_path/'out', size=32, scans=True, valid_pct=0).kept>=2
+
+def test_turned_scans_are_upright(tmp_path):
+    (tmp_path/'in').mkdir(); exif = Image.Exif(); exif[274] = 6
+    Image.fromarray(page(1)).transpose(Image.Transpose.ROTATE_90).save(tmp_path/'in'/'a.png', exif=exif)
+    assert np.array_equal(PanelFolder(tmp_path/'in').page('a.png'), page(1))
+
+@pytest.mark.parametrize('tint', [(255,240,200), (225,235,255), (250,250,250)])
+def test_paper_of_any_tint(tint):
+    a = page(2); scan = (a/255*np.array(tint)).round().astype(np.uint8)
+    assert abs(even_paper(scan).astype(int)-a).max()<=3
+    assert even_paper(np.zeros((40,40,3), np.uint8)).max()==0
+
+def test_drawn_share():
+    flat = np.full((60,60,3), (120,160,230), np.uint8)
+    assert drawn_share(flat)==0 and drawn_share(cv2.circle(flat.copy(), (30,30), 18, (0,0,0), -1))>.2
+    ramp = np.repeat(np.linspace(0,255,60).astype(np.uint8)[:,None,None], 60, 1).repeat(3, 2)
+    assert drawn_share(ramp)>.5
+
+def test_any_source_goes_into_build_dataset(tmp_path):
+    r = build_dataset(PanelFolder(fill(tmp_path/'in', 2, color=True), least=0), tmp_path/'out', size=32, screens=Screens(max_complexity=100, twins=None))
+    assert r.kept>=4
+
+def test_pages_are_drawn_once(tmp_path):
+    files = draw_pages(tmp_path, 2, first=5, size=(150,106))
+    assert [f.name for f in files]==['page-00005.png','page-00006.png']
+    was = [(f.stat().st_mtime_ns,f.stat().st_ino) for f in files]; files[1].unlink()
+    draw_pages(tmp_path, 2, first=5, size=(150,106))
+    assert (files[0].stat().st_mtime_ns,files[0].stat().st_ino)==was[0] and read_image(files[1]).shape==(150,106,3)
+    with pytest.raises(ValueError, match='1 page or more'): draw_pages(tmp_path, 0)
+
+# ---------- the command
+
+@pytest.fixture(scope='module')
+def piles(tmp_path_factory):
+    root = tmp_path_factory.mktemp('piles')
+    return str(fill(root/'bw', 4)),str(fill(root/'color', 4, 4, True))
+
+small = dict(size=32, bs=4, ngf=2, blocks=1, layers=1, epochs=2)
+
+def test_command_trains_and_resumes_exactly(piles, tmp_path, monkeypatch):
+    "A run stopped after one epoch and resumed ends as one that was not"
+    from fastai.basics import CancelFitException
+    from manga_colorize.cyclegan import command
+    from manga_colorize.studio.colorizer import Colorizer
+    monkeypatch.setenv('MANGA_SCALE', 'quick')
+    command.manga_cyclegan(*piles, out=tmp_path/'whole', **small)
+    class Stop(command.Checkpoints):
+        def after_epoch(self):
+            super().after_epoch()
+            raise CancelFitException
+    with monkeypatch.context() as m:
+        m.setattr(command, 'Checkpoints', Stop)
+        command.manga_cyclegan(*piles, out=tmp_path/'part', **small)
+    command.manga_cyclegan(*piles, out=tmp_path/'part', resume=True)
+    a,b = [(tmp_path/k/'model.safetensors').read_bytes() for k in ('whole','part')]
+    assert len(a)==len(b) and hash(a)==hash(b)
+    paint = Colorizer.load(tmp_path/'whole', device='cpu')
+    assert paint(np.full((40,50), 255, np.uint8)).size==(50,40)
+    assert paint.config['training']['identity']==.5 and paint.config['protocol']==dict(cue='none', size=32)
+
+def test_command_names_what_is_wrong(piles, tmp_path, monkeypatch):
+    from manga_colorize.cyclegan.command import manga_cyclegan
+    monkeypatch.setenv('MANGA_SCALE', 'quick')
+    bw,color = piles; out = tmp_path/'p'; out.mkdir(); (out/'checkpoint.pt').touch(); (out/'train.json').write_text(json.dumps(small))
+    for args,kwargs,says in (((bw,color), dict(out=out), 'expected --resume'), ((bw,color), dict(out=out, resume=True, ngf=8), "got {'ngf': 8}"),
+                             ((bw,color), dict(out=tmp_path/'q', resume=True), 'expected a run to go on with'), ((bw,'world'), dict(out=tmp_path/'q'), 'the word world twice'),
+                             ((bw,bw), dict(out=tmp_path/'q'), 'different pages'), ((tmp_path/'no',color), dict(out=tmp_path/'q'), 'expected a folder of pictures'),
+                             ((bw,color), dict(out=tmp_path/'q', uncut=True, bs=400, size=32), 'at least one batch')):
+        with pytest.raises(SystemExit, match='manga-cyclegan: ') as e: manga_cyclegan(*args, **kwargs)
+        assert says in str(e.value)
+
+def test_command_draws_its_own_pages(tmp_path, monkeypatch):
+    from manga_colorize.cyclegan import command
+    monkeypatch.setenv('MANGA_SCALE', 'quick'); drawn = []
+    def draw(folder, n, first=0, color=False, size=None, n_workers=0):
+        drawn.append((Path(folder).name, n, first, color)); fill(Path(folder), n, first, color)
+    monkeypatch.setattr(command, 'draw_pages', draw)
+    command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1)))
+    assert drawn==[('bw',3,0,False),('color',3,3,True)] and (tmp_path/'config.json').exists()
+
+def test_what_a_step_costs():
+    from manga_colorize.cyclegan.command import cyclegan_speed,step_bytes
+    narrow = dict(ngf=4, n_blocks=2, n_layers=1, precision='fp32')
+    assert cyclegan_speed(32, 1, n=1, rounds=1, **narrow)>0
+    assert step_bytes(32, 1, recompute=True, **narrow)<step_bytes(32, 1, **narrow)<step_bytes(32, 2, **narrow)
