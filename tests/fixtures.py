@@ -6,6 +6,11 @@ from io import BytesIO
 import cv2,numpy as np
 from PIL import Image
 
+def same(a, b):
+    "Are two pictures, or two strings of bytes, equal? A bare `assert` of bytes that differ has pytest tell the difference, for minutes"
+    raw = lambda x: x if isinstance(x, bytes) else x.tobytes()
+    return raw(a)==raw(b)
+
 def picture(i=0, h=96, w=96):
     "Smooth colour with a few edges"
     rng = np.random.default_rng(i)

@@ -197,7 +197,8 @@ def test_endless_body_is_cut_short(server):
     server.misbehave('long', where='/posts')
     with pytest.raises(NotFetched, match='larger than expected'): booru(server).fetch('/posts/1.json', limit=50_000)
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('manga_colorize.data.booru.EmbeddedBooru', lambda world, **kw: EmbeddedBooru(None, draw=tiny, **kw))   # the World itself draws in the tests of manga-dataset
     manga_download('world', '1girl', str(tmp_path/'a'), n=2, rate=100.)
     assert 'new                           2' in capsys.readouterr().out and len(list((tmp_path/'a'/'images').iterdir()))==2
     for args,text in ((('nowhere','x'),'an address like'), (('world','a b c'),'at most 2 tags'), (('world','no_such_tag'),"no post fits 'no_such_tag'")):

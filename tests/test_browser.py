@@ -51,17 +51,17 @@ def test_browser_and_kernel_paint_the_same(page):
     "120 random strokes of all tools at three scales: equal to one level of 255, hardly ever different at all; undoing them all leaves nothing"
     page.goto('about:blank')
     page.evaluate("""async source => { window.painter = await import(URL.createObjectURL(new Blob([source], {type:'text/javascript'}))); }""", (STATIC/'cue_painter.js').read_text(encoding='utf-8'))
-    sketch,rng,differ,n = World(seed=0).illustration(14, size=160).lines[:,:120],np.random.default_rng(0),0,0
+    sketch,rng,differ,n = World(seed=0).illustration(14, size=112).lines[:,:84],np.random.default_rng(0),0,0
     for scale in (1,.37,2.5):
         for k in range(5):
-            strokes = luck_strokes(rng, 160/scale, 120/scale, 8)
+            strokes = luck_strokes(rng, 112/scale, 84/scale, 8)
             got = page.evaluate("""([sketch, w, h, scale, strokes]) => {
                 const cue = new painter.Cue(Uint8Array.from(sketch), w, h, scale);
                 cue.replay(strokes);
                 const all = cue.px.slice();
                 while (cue.patches.length) cue.undo();
                 const empty = cue.px.every((v, i) => v === (i % 4 < 3 ? 255 : 0));
-                return [Array.from(all), empty]; }""", [sketch.ravel().tolist(), 120, 160, scale, strokes])
+                return [Array.from(all), empty]; }""", [sketch.ravel().tolist(), 84, 112, scale, strokes])
             want = replay(strokes, sketch, scale=scale)
             error = np.abs(np.array(got[0]).reshape(want.shape)-want.astype(int))
             assert error.max()<=1 and got[1]

@@ -1,12 +1,13 @@
 "Builds that are killed, starved, fed rubbish, or done on a cluster: nothing lost, nothing doubled, nothing half-written"
-import errno,os,signal,subprocess,sys,textwrap,time,tracemalloc,zlib
+import errno,os,random,signal,subprocess,sys,time,tracemalloc,zlib
 from pathlib import Path
 
 import numpy as np,pytest
 from manga_colorize.data.dataset import build_dataset,read_metadata
 from manga_colorize.data.reading import Refused
 from manga_colorize.data.workers import in_order
-from test_dataset import contents,picture,refusals,save
+from children import Child,posix
+from test_dataset import contents,digest,picture,refusals,save
 
 @pytest.fixture(scope='module')
 def scans(tmp_path_factory):
@@ -35,36 +36,31 @@ def test_an_exception_anywhere_is_survived(scans, whole, tmp_path):
     build_dataset(scans, tmp_path/'out', size=48)
     assert contents(tmp_path/'out')==contents(whole)
 
-KILLED = textwrap.dedent('''
-    import os,random,signal,sys,time
-    import cv2
-    from manga_colorize.data.dataset import build_dataset
-    src,dst,seed = sys.argv[1],sys.argv[2],int(sys.argv[3])
-    cv2.setNumThreads(1); random.seed(seed); kills = 0
-    slow = lambda k: time.sleep(.004)
+def be_killed(src, dst, seed):
+    "Build in a child that is killed 20 times; says how often"
+    luck,kills = random.Random(seed),0
     while True:
         child = os.fork()
         if not child:
-            build_dataset(src, dst, size=48, each=slow)
+            build_dataset(src, dst, size=48, each=lambda k: time.sleep(.004))
             os._exit(0)
         if kills<20:
-            time.sleep(random.random()*.02*(kills+1)**.4)
+            time.sleep(luck.random()*.02*(kills+1)**.4)
             os.kill(child, signal.SIGKILL)
         _,status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status): kills += 1
         elif status: sys.exit('the build failed')
         else: break
     print(kills)
-''')
 
 @pytest.mark.skipif(not hasattr(os,'fork'), reason='needs fork to kill fast')
 @pytest.mark.parametrize('seed', range(3))
 def test_kills_at_random_moments(scans, whole, tmp_path, seed):
     "SIGKILL again and again, through listing, work and delivery, up to 20 times: the result is an unbroken run's"
-    run = subprocess.run([sys.executable,'-W','ignore','-c',KILLED,str(scans),str(tmp_path/'out'),str(seed)], capture_output=True, text=True, timeout=120)
-    assert run.returncode==0, run.stderr
-    print('kills survived:', run.stdout.strip())
-    assert int(run.stdout)==20 and contents(tmp_path/'out')==contents(whole)
+    code,out,err = Child(tmp_path, be_killed, scans, tmp_path/'out', seed).end(120)
+    assert code==0, err
+    print('kills survived:', out.strip())
+    assert int(out)==20 and contents(tmp_path/'out')==contents(whole)
 
 class Cut(BaseException): "What a kill is to a test in one process"
 
@@ -104,7 +100,7 @@ def test_a_folder_for_work_is_the_users(scans, whole, tmp_path):
     build_dataset(scans, 'memory://desk/pages', size=48, work=tmp_path/'desk')
     build_dataset(scans, tmp_path/'out', size=48, work=tmp_path/'desk')
     fs = filesystem('memory')
-    assert contents(tmp_path/'out')==contents(whole)=={p[len('/desk/pages/'):]:fs.cat_file(p) for p in fs.find('/desk/pages')}
+    assert contents(tmp_path/'out')==contents(whole)=={p[len('/desk/pages/'):]:digest(fs.cat_file(p)) for p in fs.find('/desk/pages')}
     assert (tmp_path/'desk'/'thesis.txt').read_text()=='mine' and len(list((tmp_path/'desk').iterdir()))==2   # the abandoned one stays
 
 def test_the_same_name_elsewhere_is_another_source(scans, tmp_path):
@@ -112,44 +108,31 @@ def test_the_same_name_elsewhere_is_another_source(scans, tmp_path):
     build_dataset(tmp_path/'a'/'in', tmp_path/'out', size=48)
     with pytest.raises(ValueError, match='or the same data set'): build_dataset(tmp_path/'b'/'in', tmp_path/'out', size=48)
 
-WORKERS = textwrap.dedent('''
-    import sys
-    from manga_colorize.data.dataset import build_dataset
-    if __name__=='__main__':
-        print('start', flush=True)
-        try: build_dataset(sys.argv[1], sys.argv[2], size=48, n_workers=2, each=lambda k: print(k, flush=True))
-        except KeyboardInterrupt: sys.exit(130)
-''')
-
-def start(tmp_path, scans, dst):
-    (tmp_path/'script.py').write_text(WORKERS)
-    return subprocess.Popen([sys.executable,str(tmp_path/'script.py'),str(scans),str(dst)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) # whatever the runner ignores
+def build_with_two(src, dst):
+    print('start')
+    try: build_dataset(src, dst, size=48, n_workers=2, each=print)
+    except KeyboardInterrupt: sys.exit(130)
 
 def alive(session):
     "Processes of a session that are not zombies"
     out = subprocess.run(['ps','-o','pid=,stat=','-s',str(session)], capture_output=True, text=True).stdout
     return [l for l in out.splitlines() if 'Z' not in l.split()[1]]
 
-posix = pytest.mark.skipif(os.name!='posix', reason='signals of POSIX')
+signals = pytest.mark.skipif(not posix, reason='signals of POSIX')
 
-@posix
+@signals
 @pytest.mark.parametrize('word', ['start','1'], ids=['while workers start','at work'])
 def test_ctrl_c_with_workers_is_quiet(scans, whole, tmp_path, word):
-    p = start(tmp_path, scans, tmp_path/'out')
-    while p.stdout.readline().strip()!=word: pass
+    p = Child(tmp_path, build_with_two, scans, tmp_path/'out').until(word)
     if word=='start': time.sleep(.5)
-    os.killpg(p.pid, signal.SIGINT)
-    _,err = p.communicate(timeout=30)
-    assert p.returncode==130 and err=='', err
+    code,_,err = p.interrupt().end()
+    assert code==130 and err=='', err
     build_dataset(scans, tmp_path/'out', size=48)
     assert contents(tmp_path/'out')==contents(whole)
 
-@posix
+@signals
 def test_workers_end_with_a_killed_parent(scans, whole, tmp_path):
-    p = start(tmp_path, scans, tmp_path/'out')
-    while p.stdout.readline().strip()!='1': pass
-    os.kill(p.pid, signal.SIGKILL); p.wait()
+    p = Child(tmp_path, build_with_two, scans, tmp_path/'out').until('1').kill(); p.end()
     for _ in range(100):
         if not alive(p.pid): break
         time.sleep(.1)

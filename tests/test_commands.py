@@ -1,14 +1,16 @@
 "manga-dataset: words, help, errors, the whole way from a booru to an audited data set"
-import os,shutil,signal,subprocess,sys,time
+import os,shutil,subprocess,sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from children import posix,program
+from manga_colorize.data.booru import EmbeddedBooru
 from manga_colorize.data.commands import manga_dataset,words
 from manga_colorize.data.dataset import read_metadata
 from test_dataset import pages
 
 ART = os.environ.get('MANGA_ART')
-def program(*args): return [shutil.which('manga-dataset', path=str(Path(sys.executable).parent)),*map(str,args)]
 
 @pytest.mark.parametrize('args', [[],['--help'],['-h']])
 def test_usage(args, capsys):
@@ -29,11 +31,12 @@ def test_errors_are_one_line(args, match, tmp_path, monkeypatch):
     assert str(e.value).startswith('manga-dataset') and '\n' not in str(e.value)
 
 def test_a_process_fails_with_a_line_and_a_code():
-    run = subprocess.run(program('build','nowhere','x','--workers','0'), capture_output=True, text=True)
+    exe = shutil.which('manga-dataset', path=str(Path(sys.executable).parent))
+    run = subprocess.run([exe,'build','nowhere','x','--workers','0'], capture_output=True, text=True)
     assert run.returncode==1 and run.stderr.startswith('manga-dataset build: expected a folder') and run.stderr.count('\n')==1
 
 def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr('manga_colorize.data.booru.EmbeddedBooru', partial(EmbeddedBooru, size=96))
     manga_dataset(['download','world','1girl','scans','--n','25','--rate','1000'])
     manga_dataset(['build','scans','pages','--size','64','--workers','0','--complexity','60'])
     manga_dataset(['audit','pages'])
@@ -43,16 +46,13 @@ def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
     assert all('1girl' in f['tags'] and f['characters'] and f['artist'] and f['rating'] and f['license']=='unknown' for f in facts)
     card = Path('pages/README.md').read_text(encoding='utf-8'); assert '1girl' in card and '| unknown |' in card
 
-@pytest.mark.skipif(os.name!='posix', reason='signals of POSIX')
+@pytest.mark.skipif(not posix, reason='signals of POSIX')
 def test_ctrl_c_and_again(pages, tmp_path):
-    start = lambda: subprocess.Popen(program('build',pages,tmp_path/'out','--size','48','--workers','1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) # whatever the runner ignores
-    p = start()
-    while not (tmp_path/'out'/'.work').exists() and p.poll() is None: time.sleep(.02)
-    os.killpg(p.pid, signal.SIGINT); _,err = p.communicate(timeout=30)
-    assert p.returncode==130 and 'goes on from here' in err and 'Traceback' not in err, err
-    p = start(); out,err = p.communicate(timeout=60)
-    assert p.returncode==0 and 'train' in out, err
+    start = lambda: program(tmp_path, 'manga-dataset', 'build', pages, tmp_path/'out', '--size', '48', '--workers', '1')
+    code,_,err = start().until((tmp_path/'out'/'.work').exists).interrupt().end()
+    assert code==130 and 'goes on from here' in err and 'Traceback' not in err, err
+    code,out,err = start().end()
+    assert code==0 and 'train' in out, err
     assert len(read_metadata(tmp_path/'out'))==12
 
 @pytest.mark.skipif(not ART, reason='MANGA_ART names no folder of real pictures')

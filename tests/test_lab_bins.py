@@ -69,7 +69,7 @@ def test_histogram_of_a_data_set(tmp_path):
     from manga_colorize.data.batches import manga_dls
     from manga_colorize.data.dataset import build_dataset,read_metadata
     from manga_colorize.data.world import World
-    build_dataset(World(seed=0), tmp_path/'d', size=64, n=12, max_complexity=90)
+    build_dataset(World(seed=0), tmp_path/'d', size=64, n=6, max_complexity=90)
     n = sum(f['split']=='train' for f in read_metadata(tmp_path/'d'))
     a,b = ab_histogram(tmp_path/'d'),ab_histogram(manga_dls(tmp_path/'d', bs=2, augment=False))
     assert a.sum()==b.sum()==n*64*64 and (a-b).abs().sum()<=a.sum()*.001

@@ -1,10 +1,12 @@
 "The cue painter without a browser: strokes, traits, threads, files, the page's server, the command"
-import json,os,re,signal,subprocess,sys,threading,time
+import json,os,re,subprocess,sys,threading,time
 from pathlib import Path
 
 import httpx,numpy as np,pytest,torch
 from PIL import Image
 
+from children import Child,run_script
+from fixtures import same
 from manga_colorize.core import to_image
 from manga_colorize.studio.paint_page import PaintPage,open_painter
 from manga_colorize.studio.painter import CuePainter
@@ -163,7 +165,7 @@ def test_a_full_disk_leaves_the_last_good_files(painter, tmp_path, monkeypatch):
     def full(*args, **kwargs): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(Path, 'write_text', full)
     with pytest.raises(OSError): painter.save(tmp_path/'a')
-    assert {p.name:p.read_bytes() for p in (tmp_path/'a').iterdir()}==before
+    assert all(same(p.read_bytes(), before.pop(p.name)) for p in (tmp_path/'a').iterdir()) and not before
 
 def test_strokes_from_elsewhere_are_checked(painter, tmp_path):
     painter.strokes = [RED]; painter.save(tmp_path/'a'); f = tmp_path/'a'/'strokes.json'; about = json.loads(f.read_text())
@@ -208,18 +210,18 @@ def script(tmp_path_factory):
 def test_command_explains_itself(script):
     shown = subprocess.run([sys.executable,script,'--help'], capture_output=True, text=True)
     assert shown.returncode==0 and not shown.stderr and '--model' in shown.stdout and '[sketch]' in shown.stdout
-    failed = subprocess.run([sys.executable,script,'none.png','--model','nowhere'], capture_output=True, text=True)
-    assert failed.returncode==1 and failed.stderr.startswith('manga-paint: expected') and 'Traceback' not in failed.stderr
+    code,_,err = Child(script.parent, run_script, str(script), 'none.png', '--model', 'nowhere').end()
+    assert code==1 and err.startswith('manga-paint: expected') and 'Traceback' not in err
 
 @pytest.mark.skipif(os.name=='nt', reason='Ctrl-C cannot be sent to one process there')
 def test_command_serves_until_ctrl_c(script, tmp_path):
     from manga_colorize.studio.colorizer import Colorizer,build_model
     Colorizer(build_model(dict(arch='pix2pix', ni=4, ngf=2, n_down=2))).save(tmp_path/'model')
     Image.new('L',(40,30),255).save(tmp_path/'page.png')
-    with subprocess.Popen([sys.executable,script,tmp_path/'page.png','--model',tmp_path/'model','--quiet'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
-        url = re.search(r'http://127\.0\.0\.1:\d+/\?token=\S+', p.stdout.readline())[0]
-        assert '<title>Cue painter' in httpx.get(url).text
-        news = lambda: httpx.get(url.replace('?','changes?after=0&'), timeout=60).json()['values']
-        until(lambda: news()['_result']['$'] or news()['error'], 60); assert not news()['error']          # the model has painted
-        p.send_signal(signal.SIGINT); out,err = p.communicate(timeout=30)
-    assert p.returncode==0 and 'Ended' in out and not err
+    p = Child(tmp_path, run_script, str(script), str(tmp_path/'page.png'), '--model', str(tmp_path/'model'), '--quiet')
+    url = re.search(r'http://127\.0\.0\.1:\d+/\?token=\S+\n', p.until('token=').out)[0].strip()
+    assert '<title>Cue painter' in httpx.get(url).text
+    news = lambda: httpx.get(url.replace('?','changes?after=0&'), timeout=60).json()['values']
+    until(lambda: news()['_result']['$'] or news()['error'], 60); assert not news()['error']          # the model has painted
+    code,out,err = p.interrupt().end()
+    assert code==0 and 'Ended' in out and not err
