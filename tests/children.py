@@ -1,6 +1,6 @@
 """Processes that can be interrupted and killed, all children of one that has imported everything before: a dozen imports of PyTorch would take longer than what is tested.
 Where processes cannot be forked so (Windows, macOS) each child imports for itself."""
-import multiprocessing as mp,os,runpy,shutil,signal,sys,time
+import multiprocessing as mp,os,runpy,shutil,signal,subprocess,sys,time
 from pathlib import Path
 
 context = mp.get_context('forkserver' if sys.platform=='linux' else 'spawn')
@@ -18,6 +18,7 @@ def _begin(f, args, out, err, env):
 
 def run_script(path, *args):
     "What the console script at `path` does"
+    if not posix: sys.exit(subprocess.run([path,*args]).returncode)   # an .exe there
     sys.argv = [path,*args]
     runpy.run_path(path, run_name='__main__')
 

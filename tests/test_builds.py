@@ -6,7 +6,7 @@ import numpy as np,pytest
 from manga_colorize.data.dataset import build_dataset,read_metadata
 from manga_colorize.data.reading import Refused
 from manga_colorize.data.workers import in_order
-from children import Child,posix
+from children import Child,context,posix
 from test_dataset import contents,digest,picture,refusals,save
 
 @pytest.fixture(scope='module')
@@ -140,6 +140,9 @@ def test_workers_end_with_a_killed_parent(scans, whole, tmp_path):
     build_dataset(scans, tmp_path/'out', size=48)
     assert contents(tmp_path/'out')==contents(whole)
 
+@pytest.fixture
+def quick(monkeypatch): "Workers that start at once"; monkeypatch.setattr('manga_colorize.data.workers.get_context', lambda way: context)
+
 def die_once(arg):
     "Kills its process the first time"
     flag,x = arg
@@ -148,15 +151,15 @@ def die_once(arg):
 def die(x): os._exit(1)
 
 @pytest.mark.parametrize('pause', [0,.3])
-def test_a_lost_worker_is_replaced(tmp_path, pause):
+def test_a_lost_worker_is_replaced(tmp_path, pause, quick):
     keys,out = [(str(tmp_path/'flag'),i) for i in range(12)],[]
     for x in in_order(die_once, keys, n_workers=1): out.append(x); time.sleep(pause*(x<3))
     assert out==list(range(12)) and (tmp_path/'flag').exists()
 
-def test_a_deadly_picture_is_named():
+def test_a_deadly_picture_is_named(quick):
     with pytest.raises(RuntimeError, match="three dead at 'a.png'"): list(in_order(die, ['a.png'], n_workers=1))
 
-def test_an_endless_source_stays_bounded():
+def test_an_endless_source_stays_bounded(quick):
     seen = []
     def keys():
         for i in range(10**9): seen.append(i); yield i

@@ -1,9 +1,10 @@
 "One object for any picture and size; a folder that is refused whenever it is not exactly what was saved"
-import hashlib,io,json,pickle,shutil,subprocess,sys
+import hashlib,io,json,pickle
 from pathlib import Path
 
 import numpy as np,pytest,safetensors.torch as st,torch
 from PIL import Image
+from children import program
 from fixtures import same
 from torch import nn
 
@@ -230,15 +231,11 @@ def test_no_folder(tmp_path):
 
 # --- the command
 
-def command(*args):
-    run = subprocess.run([shutil.which('manga-colorize', path=str(Path(sys.executable).parent)), *map(str,args)], capture_output=True, text=True)
-    return run.returncode,run.stdout,run.stderr
-
 def test_command_has_a_model(tmp_path):
     Image.fromarray(sketch()).save(tmp_path/'a.png')
-    code,out,err = command(tmp_path/'a.png', '--out', tmp_path/'out')
+    code,out,err = program(tmp_path, 'manga-colorize', tmp_path/'a.png', '--out', tmp_path/'out').end()
     assert not code and Image.open(tmp_path/'out'/'a_color.png').size==sketch().shape[::-1], err
-    code,out,err = command(tmp_path/'a.png', '--model', tmp_path)
+    code,out,err = program(tmp_path, 'manga-colorize', tmp_path/'a.png', '--model', tmp_path).end()
     assert code and 'expected a folder with config.json' in err and 'Traceback' not in err
 
 def test_command_colours_files_and_folders(paint, tmp_path, capsys):

@@ -59,14 +59,14 @@ def test_colours_survive(tmp_path):
 
 def test_workers_change_nothing(pages, tmp_path):
     (pages/'bad.png').touch()
-    for k in (0,1,3): build_dataset(pages, tmp_path/str(k), size=48, n=7, seed=5, n_workers=k)
-    assert contents(tmp_path/'0')==contents(tmp_path/'1')==contents(tmp_path/'3')
+    for k in (0,2): build_dataset(pages, tmp_path/str(k), size=48, n=7, seed=5, n_workers=k)
+    assert contents(tmp_path/'0')==contents(tmp_path/'2')
     build_dataset(pages, tmp_path/'other', size=48, n=7, seed=6)
     assert {f['source'] for f in read_metadata(tmp_path/'other')}!={f['source'] for f in read_metadata(tmp_path/'0')}
 
 def test_world_and_workers(tmp_path):
-    for k in (0,2): build_dataset(FakeWorld(), tmp_path/str(k), size=48, n=24, n_workers=k)
-    assert contents(tmp_path/'0')==contents(tmp_path/'2')
+    for k in (0,1): build_dataset(FakeWorld(), tmp_path/str(k), size=48, n=24, n_workers=k)
+    assert contents(tmp_path/'0')==contents(tmp_path/'1')
     facts = read_metadata(tmp_path/'0')
     assert {f['style'] for f in facts if f['split']=='train'}=={'plain','scene'}
     assert audit(tmp_path/'0', radius=0).ok

@@ -3,6 +3,7 @@ import json, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import nbformat, pytest
+from children import program
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -84,13 +85,13 @@ def settings():
     return config['DEFAULT']
 
 @pytest.mark.parametrize('script', settings()['console_scripts'].split())
-def test_every_command_has_help(script):
+def test_every_command_has_help(script, tmp_path):
     "Each command is installed beside this Python, starts, and explains its arguments"
     command = shutil.which(script.split('=')[0], path=str(Path(sys.executable).parent))
     assert command, f"{script} is not installed: run 'make setup'"
-    shown = subprocess.run([command, '--help'], capture_output=True, text=True)
-    assert shown.returncode==0 and not shown.stderr, shown.stderr
-    assert shown.stdout.startswith('usage')
+    code,out,err = program(tmp_path, script.split('=')[0], '--help').end()
+    assert code==0 and not err, err
+    assert out.startswith('usage')
 
 def test_repository_is_small():
     files = subprocess.run(['git','ls-files','-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')

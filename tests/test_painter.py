@@ -1,5 +1,5 @@
 "The cue painter without a browser: strokes, traits, threads, files, the page's server, the command"
-import json,os,re,subprocess,sys,threading,time
+import json,os,re,threading,time
 from pathlib import Path
 
 import httpx,numpy as np,pytest,torch
@@ -208,8 +208,8 @@ def script(tmp_path_factory):
     return path
 
 def test_command_explains_itself(script):
-    shown = subprocess.run([sys.executable,script,'--help'], capture_output=True, text=True)
-    assert shown.returncode==0 and not shown.stderr and '--model' in shown.stdout and '[sketch]' in shown.stdout
+    code,out,err = Child(script.parent, run_script, str(script), '--help').end()
+    assert code==0 and not err and '--model' in out and '[sketch]' in out
     code,_,err = Child(script.parent, run_script, str(script), 'none.png', '--model', 'nowhere').end()
     assert code==1 and err.startswith('manga-paint: expected') and 'Traceback' not in err
 
