@@ -136,3 +136,51 @@ def test_words_are_escaped():
 def test_values_are_round():
     panel = explore(color).panel(); panel.controls['sigma'].value = 42.00000000000001; panel.wait(20)
     assert panel.explorer.knobs.sigma==42
+
+# ---- a saved Lab model
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    pytest.importorskip('kornia')
+    import torch
+    from manga_colorize.lab.gamut import gamut_bins
+    from manga_colorize.lab.network import LabPainter
+    from manga_colorize.studio.colorizer import Colorizer
+    torch.manual_seed(0); painter = LabPainter('cue', 313, nf=2, temperature=20, bins=gamut_bins())
+    painter.net.head.weight.data *= 300   # opinions, as after training
+    return Colorizer.load(Colorizer(painter).save(tmp_path_factory.mktemp('lab')), device='cpu')
+
+def test_a_saved_lab_model_has_a_temperature(lab):
+    assert options_of(lab)==dict(temperature=(0,1,.2))
+    e = explore(color, lab, side=64); usual = e.fake
+    assert not e.error and e.knobs.options==dict(temperature=.2) and (usual==np.array(lab(e.sketch, e.cue))).all()
+    pages = [e.set(temperature=t).fake for t in (0,1)]
+    chroma = [(p.max(-1).astype(int)-p.min(-1)).mean() for p in (*pages,usual)]
+    assert not e.error and chroma[0]>chroma[1] and chroma[2]>chroma[1] and (e.set(temperature=.2).fake==usual).all()
+
+def test_a_temperature_reaches_batches_and_tiles(lab):
+    import torch
+    sketch,cue = torch.rand(1,1,64,96)*2-1,torch.rand(1,4,64,96)
+    with torch.inference_mode(): true = lab.model(sketch, cue, temperature=1.)
+    assert torch.equal(lab(sketch, cue, temperature=1.), true) and not torch.equal(lab(sketch, cue), true)
+    lab.limit,lab.tile,lab.overlap = 64*64,64,16
+    try: a,b = [lab(sketch, cue, temperature=t) for t in (0.,1.)]
+    finally: del lab.limit,lab.tile,lab.overlap
+    assert a.shape==true.shape and (a-b).abs().max()>.1
+
+def test_a_slider_turns_it(lab):
+    pytest.importorskip('ipywidgets')
+    panel = explore(color, dict(wash=wash, lab=lab), side=64).panel()
+    assert panel.options['lab','temperature'].layout.display=='none'
+    panel.controls['model'].value = 'lab'; panel.wait(); slider = panel.options['lab','temperature']
+    assert slider.layout.display=='' and (slider.min,slider.max,slider.value)==(0,1,.2)
+    slider.value = .9; assert panel.wait(60)
+    assert panel.explorer.knobs.options==dict(temperature=.9) and not panel.explorer.error
+
+def test_options_that_are_none(lab):
+    from manga_colorize.studio.colorizer import Colorizer
+    with pytest.raises(ValueError, match='temperature from 0 to 1, got 2'): lab(color[...,0], temperature=2)
+    with pytest.raises(ValueError, match="expected options among .'temperature'., got .'warmth'."): lab(color[...,0], warmth=1)
+    from manga_colorize.lab.network import LabPainter
+    l2 = Colorizer(LabPainter('grey', 2, nf=2)); assert l2.options=={}
+    with pytest.raises(ValueError, match='expected options among'): l2(color[...,0], temperature=.5)

@@ -158,11 +158,14 @@ class LabPainter(nn.Module):
     @property
     def config(self): return dict(arch='lab', protocol=protocols.index(self.protocol), q=self.net.q, nf=self.nf, temperature=self.temperature)
 
-    def forward(self, sketch, cue, raw=False):
+    @property
+    def options(self): return {} if self.net.q==2 else dict(temperature=(0., 1., self.temperature/100)) # What `forward` may be told: lowest, highest, usual
+
+    def forward(self, sketch, cue, raw=False, temperature=None):
         seen = self.see(sketch, cue)
         features = self.net.features(seen)
         z,light = self.net.head(features),seen[:,:1] if self.light is None else self.light(features, seen)
-        return (z,light) if raw else self.paint(z, light)
+        return (z,light) if raw else self.paint(z, light, temperature)
 
 # %% ../../nbs/lab/03_network.ipynb #5e71c060
 @patch

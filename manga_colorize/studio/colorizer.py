@@ -7,6 +7,7 @@ __all__ = ['archs', 'build_model', 'Colorizer']
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b90b172d
 import hashlib,json,sys,torch,safetensors.torch as st,torch.nn.functional as F
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from PIL import Image
@@ -66,6 +67,9 @@ class Colorizer:
     @property
     def device(self): return next(self.model.parameters()).device
 
+    @property
+    def options(self): return dict(getattr(self.model, 'options', {})) # What the model may be told besides: name -> (lowest, highest, usual)
+
     def to(self, device):
         self.model.to(device)
         return self
@@ -76,18 +80,18 @@ class Colorizer:
 
 # %% ../../nbs/studio/01_colorizer.ipynb #316cc041
 @patch
-def _paint(self:Colorizer, sketch, cue):
+def _paint(self:Colorizer, sketch, cue, **options):
     "Paint pages, or tiles of them, in one go"
     h,w = sketch.shape[-2:]
     x = [mirror_pad(t.to(self.device, torch.float32), self.model.stride) for t in (sketch,cue)]
-    return self.model(*x)[...,:h,:w].float().clamp(-1,1)
+    return self.model(*x, **options)[...,:h,:w].float().clamp(-1,1)
 
 @patch
-def _paint_tiles(self:Colorizer, sketch, cue):
+def _paint_tiles(self:Colorizer, sketch, cue, **options):
     "Paint pages in tiles that fade into each other"
     stride = self.model.stride; up = lambda n: -(-n//stride)*stride
     overlap = up(self.overlap)
-    return in_tiles(self._paint, sketch, cue, tile=max(up(self.tile), 2*overlap), overlap=overlap, stride=stride)
+    return in_tiles(partial(self._paint, **options), sketch, cue, tile=max(up(self.tile), 2*overlap), overlap=overlap, stride=stride)
 
 @patch
 def _paint_whole(self:Colorizer, paint, sketch, cue):
@@ -104,28 +108,37 @@ def _is_far_larger(self:Colorizer, sketch, cue):
 def _without_ink(page): return -F.max_pool2d(-F.max_pool2d(page, 5, 1, 2), 5, 1, 2) # morphological closing
 
 @patch
-def _paint_small(self:Colorizer, sketch, cue):
+def _paint_small(self:Colorizer, sketch, cue, **options):
     "Choose the colours on a copy of the size that the model knows, and lay them under the full-size lines"
     h,w = sketch.shape[-2:]; k = self.config.get('protocol',{}).get('size',256)/min(h,w); size = round(h*k),round(w*k)
-    page = self._paint_whole(self._paint, F.interpolate(sketch.float(), size, mode='area'), fit_cue(cue, size))
+    page = self._paint_whole(partial(self._paint, **options), F.interpolate(sketch.float(), size, mode='area'), fit_cue(cue, size))
     page = F.interpolate(_without_ink(page), (h,w), mode='bicubic').clamp(-1,1)
     return (page+1)*(sketch.to(page)+1)/2 - 1
 
 @patch
+def _check_options(self:Colorizer, told):
+    known = self.options
+    if unknown := told.keys()-known.keys(): raise ValueError(f"expected options among {list(known)}, got {sorted(unknown)}")
+    for k,v in told.items():
+        if not known[k][0]<=v<=known[k][1]: raise ValueError(f"expected {k} from {known[k][0]:g} to {known[k][1]:g}, got {v!r}")
+
+@patch
 def paint_batch(self:Colorizer,
     sketch:torch.Tensor, # (B, 1, H, W) in [-1, 1], any size
-    cue=None             # (B, 4, h, w), of any size: it is scaled; None for no cue
+    cue=None,            # (B, 4, h, w), of any size: it is scaled; None for no cue
+    **options            # As the model's `options` name them
 )->torch.Tensor: # (B, 3, H, W) in [-1, 1], on the sketch's device
     "Paint a batch; pages of more than `limit` pixels in tiles"
     if sketch.ndim!=4 or sketch.shape[1]!=1 or not sketch.numel(): raise ValueError(f"expected sketches (B, 1, H, W), got {tuple(sketch.shape)}")
     h,w = sketch.shape[-2:]
     if cue is None: cue = no_cue(sketch)
     if cue.ndim!=4 or cue.shape[:2]!=(len(sketch),4): raise ValueError(f"expected cues ({len(sketch)}, 4, H, W), got {tuple(cue.shape)}")
+    self._check_options(options)
     with torch.inference_mode():
         self.model.eval()
         page = [picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))]
-        paint = self._paint if not self.limit or h*w<=self.limit else self._paint_tiles
-        fake = self._paint_small(*page) if self._is_far_larger(*page) else self._paint_whole(paint, *page)
+        paint = partial(self._paint if not self.limit or h*w<=self.limit else self._paint_tiles, **options)
+        fake = self._paint_small(*page, **options) if self._is_far_larger(*page) else self._paint_whole(paint, *page)
     return fake.to(sketch.device, copy=True)
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b7881133
@@ -140,13 +153,14 @@ def _soft(self:Colorizer, cue, soften):
 def __call__(self:Colorizer,
     sketch,     # Anything that `read_sketch` takes, or a batch of tensors (B, 1, H, W)
     cue=None,   # Anything that `read_cue` takes, of any size; for a batch (B, 4, h, w); None for no cue
-    soften=None # Spread the cue's strokes first? None: if it has gaps and the model learned from blurred cues; a batch is taken as it is
+    soften=None,# Spread the cue's strokes first? None: if it has gaps and the model learned from blurred cues; a batch is taken as it is
+    **options   # What else the model may be told, as `options` names it: a Lab model takes a `temperature`
 ): # PIL image of the sketch's size; for a batch, a tensor (B, 3, H, W)
     "Colour `sketch` by `cue`"
-    if isinstance(sketch, torch.Tensor) and sketch.ndim==4: return self.paint_batch(sketch,cue)
+    if isinstance(sketch, torch.Tensor) and sketch.ndim==4: return self.paint_batch(sketch, cue, **options)
     sketch = to_tensor(read_sketch(sketch))[None]
     if cue is not None: cue = self._soft(fit_cue(read_cue(cue)[None], sketch.shape[-2:]), soften)
-    return Image.fromarray(to_image(self.paint_batch(sketch,cue)[0]))
+    return Image.fromarray(to_image(self.paint_batch(sketch, cue, **options)[0]))
 
 # %% ../../nbs/studio/01_colorizer.ipynb #251beb5b
 def _settings(f): return {k:p.default for k,p in signature(f).parameters.items() if isinstance(p.default,(int,float))} if f else {}
