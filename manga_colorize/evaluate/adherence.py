@@ -7,28 +7,24 @@ __all__ = ['markers', 'rgb_to_lab', 'ciede2000', 'Dot', 'find_dots', 'dot_cue', 
            'Adherence', 'adherence']
 
 # %% ../../nbs/evaluate/04_adherence.ipynb #c8bfbd57
-import cv2,numpy as np
+import cv2,torch,numpy as np
 from dataclasses import dataclass,replace
 from fastcore.basics import store_attr,patch
 
 from ..core import to_image
 from ..data.sketch import sketchify
+from ..lab.color import split_lab
 
 # %% ../../nbs/evaluate/04_adherence.ipynb #74ca9ca7
-_level = np.arange(256)/255
-_linear = np.where(_level>.04045, ((_level+.055)/1.055)**2.4, _level/12.92)
-_to_xyz = np.array([[.412453,.357580,.180423],[.212671,.715160,.072169],[.019334,.119193,.950227]])
-_white = np.array([.95047,1,1.08883]) # D65
-
 def rgb_to_lab(
     rgb # uint8 (..., 3), sRGB
 )->np.ndarray: # float64 (..., 3): L in [0, 100], a and b in about [-110, 110], D65
     "Turn RGB bytes into CIE Lab"
     rgb = np.asarray(rgb)
     if rgb.dtype!=np.uint8 or rgb.shape[-1:]!=(3,): raise ValueError(f"expected uint8 (..., 3), got {rgb.dtype} {rgb.shape}")
-    xyz = _linear[rgb]@_to_xyz.T/_white
-    f = np.where(xyz>.008856, np.cbrt(xyz), 7.787*xyz+16/116)
-    return np.stack([116*f[...,1]-16, 500*(f[...,0]-f[...,1]), 200*(f[...,1]-f[...,2])], -1)
+    if not rgb.size: return np.zeros(rgb.shape)
+    pixels = torch.from_numpy(rgb.reshape(-1,3).T[None,:,None]/127.5-1)
+    return torch.cat(split_lab(pixels), 1)[0,:,0].T.reshape(rgb.shape).numpy()
 
 # %% ../../nbs/evaluate/04_adherence.ipynb #85813f61
 def _polar(a, b): return np.hypot(a,b),np.degrees(np.arctan2(b,a))%360
