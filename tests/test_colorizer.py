@@ -246,6 +246,15 @@ def test_command_colours_files_and_folders(paint, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path/'out').iterdir())==['a_color.png','a_color_2.png','b_color.png']
     assert np.array_equal(np.array(Image.open(tmp_path/'out'/'a_color.png')), np.array(paint(sketch(),cue())))
 
+def test_command_keeps_earlier_pages(paint, tmp_path, capsys):
+    paint.save(tmp_path/'m'); Image.fromarray(sketch()).save(tmp_path/'a.png')
+    run = lambda **kw: manga_colorize([str(tmp_path/'a.png')], model=str(tmp_path/'m'), out=str(tmp_path/'out'), **kw)
+    there = lambda: {p.name:p.stat().st_size for p in (tmp_path/'out').iterdir()}
+    run(); (tmp_path/'out'/'a_color.png').write_bytes(b'mine')
+    for k in (2,3): run(); assert len(there())==k and f'a_color_{k}.png' in there() and f'a_color_{k}.png' in capsys.readouterr().out
+    assert there()['a_color.png']==4
+    run(overwrite=True); assert len(there())==3 and there()['a_color.png']>4
+
 def test_command_paints_as_the_object_does(tmp_path):
     "The same strokes, the same page, by the model of the package"
     lines = World(seed=11).illustration(3, size=128).lines; strokes = np.zeros((128,128,4), np.uint8); strokes[40:60,30:90] = 64,176,96,255

@@ -9,6 +9,7 @@ __all__ = ['archs', 'build_model', 'Colorizer']
 import hashlib,json,sys,torch,safetensors.torch as st,torch.nn.functional as F
 from functools import partial
 from inspect import signature
+from itertools import chain,count
 from pathlib import Path
 from PIL import Image
 from fastcore.basics import patch,patch_to
@@ -262,10 +263,10 @@ def _files(sketch):
     from manga_colorize.evaluate.metrics import picture_files
     return [f for s in sketch for f in (picture_files(s) if Path(s).is_dir() else [Path(s)])]
 
-def _target(out, stem, taken):
-    "A file in `out` that no sketch of this run has taken yet"
-    names = (Path(out)/f'{stem}_color{k}.png' for k in ['',*(f'_{i}' for i in range(2,len(taken)+3))])
-    return next(p for p in names if p not in taken)
+def _target(out, stem, taken, overwrite):
+    "A file in `out` that no sketch of this run has taken; nor one of an earlier run, unless `overwrite`"
+    names = (Path(out)/f'{stem}_color{k}.png' for k in chain([''], (f'_{i}' for i in count(2))))
+    return next(p for p in names if p not in taken and (overwrite or not p.exists()))
 
 # %% ../../nbs/studio/01_colorizer.ipynb #e19fdc76
 def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
@@ -277,7 +278,8 @@ def manga_colorize(
     model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package
     out:str='colored',    # Folder for the coloured pages
     sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
-    exact:bool=False      # Take the cue as it is, also for a model that learned from blurred ones
+    exact:bool=False,     # Take the cue as it is, also for a model that learned from blurred ones
+    overwrite:bool=False  # Replace the pages of earlier runs? Otherwise a number is put behind the name
 ):
     "Colour line art of any size"
     paint,taken,failed = _load(model),[],0
@@ -289,7 +291,7 @@ def manga_colorize(
         try:
             ink = draw_lines(to_image(f)) if sketchify else read_sketch(f)
             if _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify')
-            taken.append(_target(out, Path(f).stem, taken))
+            taken.append(_target(out, Path(f).stem, taken, overwrite))
             with atomic_path(taken[-1]) as tmp: paint(ink, cue, soften=False if exact else None).save(tmp)
             print(f'{f} -> {taken[-1]}')
         except Exception as e: failed += 1; print(f'{f}: {e}', file=sys.stderr)
