@@ -174,3 +174,19 @@ def test_what_a_step_costs():
     narrow = dict(ngf=4, n_blocks=2, n_layers=1, precision='fp32')
     assert cyclegan_speed(32, 1, n=1, rounds=1, **narrow)>0
     assert step_bytes(32, 1, recompute=True, **narrow)<step_bytes(32, 1, **narrow)<step_bytes(32, 2, **narrow)
+
+# ---------- with pairs or without
+
+def test_pairs_of_squares_and_the_error_on_people():
+    from manga_colorize.cyclegan.versus import panel_pairs,people_error
+    from manga_colorize.data.pages import Page
+    who = np.zeros((300,220), np.int32); who[30:120,40:160] = 7
+    color = page(0, color=True); flat = Page(color[...,0].copy(), color, [(10,10,200,132),(10,158,200,132)], who>9, who, who.astype(np.uint8), ())
+    bw,colors,people = panel_pairs([flat,flat], 32)
+    assert len(bw)==4 and bw[0].shape==people[0].shape==(32,32) and colors[0].shape==(32,32,3) and people[0].dtype==bool   # the lower panel is nobody's
+    assert len(panel_pairs([flat], 32, least=0)[0])==4
+    assert people_error(colors, colors, people)==(0.,0.)
+    elsewhere = [np.where(p[...,None], c, 255-c) for c,p in zip(colors, people)]
+    assert people_error(elsewhere, colors, people)==(0.,0.)
+    white,black = [people_error([np.full_like(c, v) for c in colors], [np.full_like(c, 255) for c in colors], people)[0] for v in (255,0)]
+    assert white==0 and 99<black<101

@@ -34,7 +34,7 @@ def run_settings(
     if other := {k:v for k,v in given.items() if kept.get(k)!=v}: raise ValueError(f"expected the settings of {str(out/'train.json')!r}, got {other}")
     return kept
 
-# %% ../../nbs/cyclegan/03a_command.ipynb #ee11144f
+# %% ../../nbs/cyclegan/03a_command.ipynb #fd9b03e8
 _common = dict(seed=0, precision=None, cycle=10., identity=.5, recompute=False)
 _published = dict(size=256, bs=1, ngf=64, blocks=9, layers=3, lr=2e-4)
 _defaults = dict(quick=dict(size=64, bs=4, ngf=16, blocks=3, layers=2, lr=1e-3, epochs=10, pages=40),
@@ -60,7 +60,8 @@ def _run(bw, color, out, s, resident, resume):
     "Train, and save the painter; was the run stopped early?"
     seed_everything(s['seed'])
     dls,stop = unpaired_dls(bw, color, s['size'], s['bs'], resident, s['seed']),StopOnCtrlC()
-    learn = cyclegan_learner(dls, s['cycle'], s['identity'], s['ngf'], s['blocks'], n_layers=s['layers'], recompute=s['recompute'], lr=s['lr'], precision=s['precision'])
+    learn = cyclegan_learner(dls, s['cycle'], s['identity'], s['ngf'], s['blocks'], n_layers=s['layers'], recompute=s['recompute'],
+                             lr=s['lr'], precision=s['precision'])
     with atomic_path(out/'train.json') as tmp: tmp.write_text(json.dumps(s, indent=2)+'\n', encoding='utf-8')
     flat = s['epochs'] - s['epochs']//2
     learn.fit_flat_lin(flat, s['epochs']-flat, cbs=[Checkpoints(out/'checkpoint.pt', resume), stop])
