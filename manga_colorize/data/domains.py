@@ -32,12 +32,12 @@ def squares(
     steps = [room//2] if n==1 else np.linspace(0, room, n).round().astype(int).tolist()
     return [(x+s,y,side) if w>h else (x,y+s,side) for s in steps]
 
-# %% ../../nbs/data/10_domains.ipynb #e56e892e
+# %% ../../nbs/data/10_domains.ipynb #4ace1168
 def drawn_share(
     picture # uint8 (H, W, 3)
 )->float: # 0 to 1
     "Measure how much of `picture`, seen from afar, stands out from its middle tone"
-    small = cv2.resize(picture, (16,16), interpolation=cv2.INTER_AREA).reshape(-1,3).astype(int)
+    small = cv2.resize(picture, (18,18), interpolation=cv2.INTER_AREA)[1:-1,1:-1].reshape(-1,3).astype(int)
     return float((abs(small-np.median(small,axis=0)).max(1)>20).mean())
 
 # %% ../../nbs/data/10_domains.ipynb #5634ae3f
