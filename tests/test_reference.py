@@ -1,0 +1,145 @@
+"References: describing places, learning to, votes, cues, whole pages"
+import json
+import cv2,numpy as np,pytest,torch
+from safetensors.torch import load_file
+from manga_colorize.data.pages import Page
+from manga_colorize.data.world import World
+from manga_colorize.evaluate.consistency import day_chapter
+from manga_colorize.studio.describer import Describer,PlainDescriber,describe,fit_panel,grey_of,load_describer,save_describer
+from manga_colorize.studio.matching import chapter_panels,describer_learner,find_scenery,match_batch,match_loss,some_places,who_is_where
+from manga_colorize.studio.pages import bare_lines,color_page,owners
+from manga_colorize.studio.reference import Palette,as_palette,group_colors,loudness,reference_cue,told_colors,votes
+
+@pytest.fixture(scope='module')
+def chapter(): return day_chapter(World(77), 0, n=2, size=(700,495))
+@pytest.fixture(scope='module')
+def palette(chapter): return Palette([(chapter[0].color,chapter[0].bw)])
+def panel(page, k=0): x,y,w,h = page.panels[k]; return np.ascontiguousarray(page.bw[y:y+h,x:x+w])
+def fill(sketch, cue): return np.repeat(sketch[...,None],3,2)
+
+# ---- the describer
+@pytest.mark.parametrize('net', [Describer(8,3,16),PlainDescriber(16)], ids=['learned','plain'])
+@pytest.mark.parametrize('size', [(256,256),(64,900),(33,40)])
+def test_descriptions_have_length_1(net, size):
+    words = describe(np.random.default_rng(0).integers(0,256,size,np.uint8), net)
+    h,w = fit_panel(np.zeros(size,np.uint8)).shape
+    assert words.shape==(h//4,w//4,16) and torch.allclose(words.norm(dim=-1),torch.ones(words.shape[:2]),atol=1e-4)
+
+def test_mirror(chapter):
+    a = cv2.resize(panel(chapter[1]),(256,256),interpolation=cv2.INTER_AREA)
+    assert torch.allclose(describe(a),describe(np.ascontiguousarray(a[:,::-1])).flip(1),atol=1e-4)
+
+def test_the_shipped_one_is_small_and_safe():
+    from importlib.resources import files
+    folder = files('manga_colorize')/'weights'/'describer'
+    config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
+    assert config['data']['kind']=='world' and len((folder/'model.safetensors').read_bytes())<1.55e6
+    assert load_describer().scenery.norm().item()==pytest.approx(1,abs=.01)
+
+def test_save_and_load(tmp_path):
+    net = Describer(8,2,16); save_describer(net, tmp_path/'a', data=dict(kind='none'))
+    x = torch.rand(1,1,64,64)
+    assert torch.allclose(net.eval()(x),load_describer(tmp_path/'a')(x),atol=2e-2) and load_file(tmp_path/'a'/'model.safetensors')['last.weight'].dtype==torch.float16
+
+@pytest.mark.parametrize('change,word', [(lambda c: c.update(sha256='0'*64),'expected the weights'), (lambda c: c['model'].update(arch='cue_unet'),'expected the config'),
+                                         (lambda c: c['model'].update(width=9999),'expected the config'), (lambda c: c['model'].update(other=3),'expected the config'),
+                                         (lambda c: c['model'].update(width=16),'expected the weights'), (lambda c: c.update(format=2),'expected format')])
+def test_what_is_damaged_is_refused(tmp_path, change, word):
+    save_describer(Describer(8,2,16), tmp_path)
+    config = json.loads((tmp_path/'config.json').read_text()); change(config); (tmp_path/'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=word): load_describer(tmp_path)
+
+# ---- learning
+def test_loss_by_hand():
+    words,panel = torch.eye(4)[[0,1,0,1]],torch.tensor([0,0,1,1])
+    good,bad = (match_loss(words,torch.tensor(l),panel).item() for l in ([1,2,1,2],[1,2,2,1]))
+    assert good<.01 and bad>5
+    assert match_loss(torch.eye(4),torch.tensor([1,2,3,4]),panel).item()<.05, 'strangers who find nobody'
+
+def test_who_is_where(chapter):
+    page = chapter[0]; label = who_is_where(page,page.characters)
+    assert np.array_equal(label<0,page.balloons) and np.array_equal(label>0,page.identities>0)
+    for k,c in enumerate(page.characters): assert np.array_equal(label[page.identities==c.id+1]//5,np.full((page.identities==c.id+1).sum(),k))
+
+def test_a_batch_is_seeded_and_fits(chapter):
+    panels = chapter_panels(5, 0, pages=1, size=(420,297))
+    a,b = (match_batch(panels,4,64,np.random.default_rng(3)) for _ in range(2))
+    assert a[0].shape==(4,1,64,64) and a[1].shape==(4,16,16) and torch.equal(a[0],b[0]) and a[0].min()>=-1 and a[0].max()<=1
+    p,y,x = some_places(a[1],2,np.random.default_rng(0))
+    assert (a[1][p,y,x]>=0).all()
+    net = Describer(8,2,16); assert find_scenery(net,[panels]).norm().item()==pytest.approx(1,abs=1e-4)
+
+def test_learning_reaches_all_weights():
+    learn = describer_learner([chapter_panels(5,0,pages=1,size=(420,297))]*2, n=3, width=8, depth=2)
+    before = {k:v.clone() for k,v in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert all(not torch.equal(before[k],v) for k,v in learn.model.named_parameters())
+
+# ---- votes
+def test_a_crowd_speaks_as_one():
+    words = torch.nn.functional.normalize(torch.tensor([[1.,0]]*30+[[0,1.]]),dim=1)
+    assert loudness(words)[:30].sum().item()==pytest.approx(1,abs=.01)==loudness(words)[30].item()
+    assert loudness(words,most=31).shape==(31,)
+    v = votes(torch.tensor([[.7071,.7071]]), words, [0]*30+[1])
+    assert v[0,0].item()==pytest.approx(v[0,1].item(),abs=.02)
+def test_nobody_answers_strangers():
+    v = votes(torch.tensor([[-1.,0]]), torch.tensor([[1.,0]]), [0])
+    assert v.sum().item()<1e-6
+
+def test_group_colors():
+    colors = np.uint8([[200,30,30]]*5+[[30,30,200]]*5); rgb,group = group_colors(colors)
+    assert np.abs(rgb[group].astype(int)-colors).max()<=2 and group_colors(colors[:1])[0].tolist()==[[200,30,30]]
+
+# ---- palettes and cues
+def test_palette_forms(chapter, palette):
+    first = chapter[0]
+    assert as_palette(palette) is palette and len(as_palette(None))==0
+    assert 0<len(Palette([first.color]))<len(first.bw.ravel()) and len(palette)>0
+    n = len(as_palette([first.color])); assert n==len(as_palette(first.color))
+    with pytest.raises(ValueError, match='expected ink'): palette.add(first.color, first.bw[:50])
+
+def test_the_cue_fits_and_is_sure(chapter, palette):
+    sketch = panel(chapter[1]); cue = reference_cue(sketch,palette)
+    assert cue.shape==(*sketch.shape,4) and cue.dtype==np.uint8 and set(np.unique(cue[...,3]).tolist())<={0,255}
+    assert (reference_cue(sketch,palette,sure=.95)[...,3]>0).sum()<=(cue[...,3]>0).sum()
+    with pytest.raises(ValueError, match='expected sure'): reference_cue(sketch,palette,sure=-1)
+
+def test_nothing_known_nothing_told(chapter):
+    sketch = panel(chapter[1])
+    assert not reference_cue(sketch,None)[...,3].any() and not reference_cue(sketch,[])[...,3].any()
+    assert not reference_cue(np.full((90,80),255,np.uint8),chapter[0].color)[...,3].all()
+    assert not reference_cue(sketch,np.full((64,64,3),255,np.uint8)).all()
+
+def test_a_page_finds_itself(chapter, palette):
+    "On the page that the palette knows, dots have the right colour"
+    page,hits = chapter[0],[]
+    for x,y,w,h in page.panels:
+        color,sure = told_colors(np.ascontiguousarray(page.bw[y:y+h,x:x+w]), palette)
+        true = cv2.medianBlur(fit_panel(np.ascontiguousarray(page.color[y:y+h,x:x+w])),5)[2::8,2::8][:sure.shape[0],:sure.shape[1]]
+        hits += [(np.abs(color.astype(int)-true).max(-1)<40)[sure>.5]]
+    assert np.concatenate(hits).mean()>.7 and len(np.concatenate(hits))>100
+
+# ---- pages
+def test_owners():
+    who = owners([(0,0,20,20),(16,0,20,20),(5,5,6,6)],(24,40))
+    assert who[2,2]==0 and who[2,30]==1 and who[8,8]==2 and who[22,2]==-1 and who[10,17]==0 and who[10,19]==1
+    assert (owners([],(4,4))==-1).all()
+
+def test_page_keeps_paper_balloons_and_lines(chapter):
+    page = chapter[1]
+    out = color_page(page.bw, lambda s,c: np.full((*s.shape,3),(250,60,60),np.uint8))
+    assert out.shape==page.color.shape and out.dtype==np.uint8
+    grey = np.repeat(page.bw[...,None],3,2); inside = cv2.erode(page.balloons.astype(np.uint8),np.ones((9,9),np.uint8))>0
+    assert (out==grey).all(-1)[inside].mean()>.7
+    dark = bare_lines(page.bw)<60
+    assert out[dark].max()<=96 and (out==(250,60,60)).all(-1).mean()>.2
+
+@pytest.mark.parametrize('page', [np.full((64,48),255,np.uint8), np.zeros((200,150),np.uint8), np.random.default_rng(0).integers(0,256,(90,300),np.uint8),
+                                  np.random.default_rng(0).integers(0,2,(120,90),np.uint8)*255], ids=['blank','black','wide noise','one bit'])
+def test_odd_pages(page): assert color_page(page,fill).shape==(*page.shape,3)
+
+def test_what_is_coloured_is_remembered(chapter):
+    palette = Palette(); cues = []
+    def red(sketch, cue): cues.append(cue[...,3].mean()); return np.full((*sketch.shape,3),(220,40,40),np.uint8)
+    color_page(chapter[1].bw, red, palette, remember=True)
+    assert cues[0]==0 and sum(cues[1:])>0 and len(palette)>0
