@@ -52,7 +52,8 @@ def _post(row, booru):
     "A `Post` from a row of Danbooru's JSON"
     tags = {k:str(row.get(f'tag_string_{k}') or '').split() for k in kinds}
     return Post(row['id'], row['md5'], row['file_url'], str(row.get('file_ext') or ''), *(_number(row,k) for k in ('file_size','image_width','image_height')),
-                next((k for k,v in ratings.items() if v==row.get('rating')),'explicit'), tags, str(row.get('source') or ''), row['score'] if isinstance(row.get('score'),int) else 0, booru)
+                next((k for k,v in ratings.items() if v==row.get('rating')),'explicit'), tags, str(row.get('source') or ''),
+                row['score'] if isinstance(row.get('score'),int) else 0, booru)
 
 # %% ../../nbs/data/04c_booru.ipynb #119c34b1
 _videos = {'mp4','webm','zip','swf','flv'}
@@ -76,7 +77,8 @@ def rating_letters(
     return [ratings[n] for n in names]
 
 # %% ../../nbs/data/04c_booru.ipynb #61492c4f
-_fields = ','.join(['id','md5','file_url','file_ext','file_size','image_width','image_height','rating','source','score','is_deleted','is_banned',*(f'tag_string_{k}' for k in kinds)])
+_fields = ','.join(['id','md5','file_url','file_ext','file_size','image_width','image_height','rating','source',
+                    'score','is_deleted','is_banned',*(f'tag_string_{k}' for k in kinds)])
 
 class Search:
     "Posts that fit a query, newest first, asked for a page at a time"
@@ -92,12 +94,14 @@ class Search:
 
     def asked(self):
         "What a folder writes down about the question"
-        return dict(booru=self.booru.name, tags=self.tags, rating='any' if self.rating is None else self.rating if isinstance(self.rating,str) else list(self.rating))
+        rating = 'any' if self.rating is None else self.rating if isinstance(self.rating,str) else list(self.rating)
+        return dict(booru=self.booru.name, tags=self.tags, rating=rating)
 
     def rows(self):
         "Rows of JSON, newest first, each once"
         last,left = None,self.n
-        while rows := self.booru.ask('posts.json', tags=self.query, limit=200 if self.n is None else min(200, self.n+20), only=_fields, **({} if last is None else dict(page=f'b{last}'))):
+        asked = dict(tags=self.query, limit=200 if self.n is None else min(200, self.n+20), only=_fields)
+        while rows := self.booru.ask('posts.json', **asked, **({} if last is None else dict(page=f'b{last}'))):
             if not isinstance(rows,list): raise NotFetched(f"expected a list of posts from {self.booru.url}, got {str(rows)[:80]}")
             new = [r for r in rows if isinstance(r,dict) and isinstance(r.get('id'),int) and (last is None or r['id']<last)]
             if not new: return
@@ -124,7 +128,8 @@ def _says(a):
 def _refusal(a, url):
     "The exception for an answer that is not what we asked for"
     return {401: ValueError(f"expected a valid login and api_key for {url}, got a refusal (401)"),
-            403: PermissionError(f"{url} does not let us in (403): set user_agent to a text that names your program and how to reach you, or give login and api_key"),
+            403: PermissionError(f"{url} does not let us in (403): set user_agent to a text that names your program and how to reach you, "
+                                 "or give login and api_key"),
             404: ValueError(f"expected a booru with Danbooru's interface at {url}, got no such page (404)"),
             422: ValueError(f"{url} refuses the query (422): {_says(a)}")}.get(a.status) or NotFetched(f"{url} answers with HTTP status {a.status}")
 
@@ -142,7 +147,8 @@ class Booru:
     ):
         if (login is None)!=(api_key is None): raise ValueError("expected both login and api_key, or neither, got one")
         self.door = Polite(url, media, rate, user_agent, (login,api_key) if login else None, **kwargs)
-        if login and self.door.url.scheme!='https' and self.door.url.host not in ('127.0.0.1','localhost'): raise ValueError(f"expected https for a login, got {url!r}: the key could be read on the way")
+        if login and self.door.url.scheme!='https' and self.door.url.host not in ('127.0.0.1','localhost'):
+            raise ValueError(f"expected https for a login, got {url!r}: the key could be read on the way")
         self.url,self.login = str(self.door.url).rstrip('/'),login
         self.name = name or self.url
 
@@ -170,7 +176,8 @@ class Booru:
         except NotFetched as e: raise NotFetched(f'{self.url}: {e}') from None
         if a.status!=200: raise _refusal(a, self.url)
         try: return json.loads(a.body)
-        except (ValueError,RecursionError): raise NotFetched(f"expected JSON from {self.url}, got {'a web page' if b'<' in a.body[:100] else 'something else'}: it may ask for a user_agent that names you") from None
+        except (ValueError,RecursionError): raise NotFetched(f"expected JSON from {self.url}, "
+            f"got {'a web page' if b'<' in a.body[:100] else 'something else'}: it may ask for a user_agent that names you") from None
 
 # %% ../../nbs/data/04c_booru.ipynb #687ebd6c
 @patch
@@ -180,9 +187,12 @@ def query(self:Booru,
 )->str: # What is sent
     "Put `tags` and `rating` together; `ValueError` if the booru would refuse them"
     terms,letters = tags.split(),rating_letters(rating)
-    if odd := [t for t in terms if re.match(r'[-~]*(order|ordfav|ordpool|random|limit):', t.lower())]: raise ValueError(f"expected tags that filter, got {odd}: the search goes by number, `n` is its limit")
-    if any(t.lstrip('-~').lower().startswith('rating:') for t in terms): raise ValueError(f"expected the rating as an argument, rating='sensitive' for example, got it in the tags {tags!r}")
-    if count_terms(tags)>2 and not self.login: raise ValueError(f"expected at most 2 tags for a visitor, got {count_terms(tags)} in {tags!r}: leave some out, or give login and api_key of an account that may use more")
+    if odd := [t for t in terms if re.match(r'[-~]*(order|ordfav|ordpool|random|limit):', t.lower())]:
+        raise ValueError(f"expected tags that filter, got {odd}: the search goes by number, `n` is its limit")
+    if any(t.lstrip('-~').lower().startswith('rating:') for t in terms):
+        raise ValueError(f"expected the rating as an argument, rating='sensitive' for example, got it in the tags {tags!r}")
+    if count_terms(tags)>2 and not self.login: raise ValueError(f"expected at most 2 tags for a visitor, got {count_terms(tags)} in {tags!r}: "
+        "leave some out, or give login and api_key of an account that may use more")
     return ' '.join(terms + ([f"rating:{','.join(letters)}"] if rating is not None else []))
 
 @patch
@@ -208,7 +218,8 @@ def search(self:Booru,
 def _run(booru, tags, dst, n, rating, workers):
     "Download, print the report, fail if there is nothing to show"
     with booru: report = download(booru.search(tags, n, rating), dst, workers, progress=sys.stdout.isatty())
-    if not report.new+report.there: raise ValueError("nothing was downloaded: " + ('every picture failed, see failed.jsonl' if report.failed else f'no post fits {tags!r}'))
+    if not report.new+report.there:
+        raise ValueError("nothing was downloaded: " + ('every picture failed, see failed.jsonl' if report.failed else f'no post fits {tags!r}'))
     print('\n'*sys.stdout.isatty() + str(report))
 
 @call_parse

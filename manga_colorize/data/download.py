@@ -124,9 +124,11 @@ def _claim(dst, asked):
         try: old = json.loads(f.read_text(encoding='utf-8'))
         except ValueError: old = None
         if not isinstance(old, dict): raise ValueError(f"expected what was asked in {str(f)!r}, got a damaged file: repair or delete it")
-        if _differs(old, asked): raise ValueError(f"expected an empty folder or the same question in {str(dst)!r}, got one that holds {({k:old.get(k) for k in asked})}, not {asked}: choose another folder")
+        if _differs(old, asked): raise ValueError(f"expected an empty folder or the same question in {str(dst)!r}, "
+            f"got one that holds {({k:old.get(k) for k in asked})}, not {asked}: choose another folder")
         return
-    if dst.exists() and (not dst.is_dir() or any(p.name[0]!='.' for p in dst.iterdir())): raise ValueError(f"expected an empty folder or an earlier download, got {str(dst)!r} with other files in it")
+    if dst.exists() and (not dst.is_dir() or any(p.name[0]!='.' for p in dst.iterdir())):
+        raise ValueError(f"expected an empty folder or an earlier download, got {str(dst)!r} with other files in it")
     _save(f, json.dumps(dict(asked, began=date.today().isoformat()), ensure_ascii=True, indent=1)+'\n')
 
 # %% ../../nbs/data/04b_download.ipynb #26f3f317
@@ -147,7 +149,8 @@ class Downloaded:
                 *((f'skipped: {why}',n,'') for why,n in sorted(self.skipped.items()))]
     def __str__(self): return '\n'.join([self.path.name, *(f'{a:<24}{b:>7}  {c}'.rstrip() for a,b,c in self.rows())])
     __repr__ = __str__
-    def _repr_markdown_(self): return '\n'.join(['| what | posts | which |','|---|---|---|', *(f"| {a.replace('|','/')} | {b} | {c} |" for a,b,c in self.rows())])
+    def _repr_markdown_(self): return '\n'.join(['| what | posts | which |','|---|---|---|',
+                                                   *(f"| {a.replace('|','/')} | {b} | {c} |" for a,b,c in self.rows())])
 
 # %% ../../nbs/data/04b_download.ipynb #63e5b210
 _end = object()
@@ -207,7 +210,8 @@ def fetch_picture(
 def _writing(dst):
     "Say what an error of the disk means"
     try: yield
-    except OSError as e: raise OSError(e.errno, f"cannot write in {str(dst)!r}: {e.strerror or e}. What is finished is kept; mend it and run the same again") from e
+    except OSError as e:
+        raise OSError(e.errno, f"cannot write in {str(dst)!r}: {e.strerror or e}. What is finished is kept; mend it and run the same again") from e
 
 def _one_post(post, manifest, name, max_bytes, stop):
     "Fetch a post unless it is there: id, and None for new, '' for there, or why not"

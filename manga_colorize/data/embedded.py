@@ -80,7 +80,8 @@ class Stock:
         tags = f.pop('tags'); w,h = _shape(data, self.size)
         when = datetime(2026,1,1,tzinfo=timezone.utc)+timedelta(minutes=i)
         row = dict(f, created_at=when.isoformat(timespec='milliseconds'), source=f'https://example.org/world/{i}', parent_id=None, file_size=len(data),
-                   image_width=w, image_height=h, tag_string=' '.join(sorted(sum(tags.values(), []))), **{f'tag_string_{k}':' '.join(v) for k,v in tags.items()})
+                   image_width=w, image_height=h, tag_string=' '.join(sorted(sum(tags.values(), []))),
+                   **{f'tag_string_{k}':' '.join(v) for k,v in tags.items()})
         return row if f['is_banned'] else row | dict(md5=md5, file_url=f"{url}/data/{md5}.{f['file_ext']}")
 
 # %% ../../nbs/data/04a_embedded.ipynb #9e5a8945
@@ -106,7 +107,8 @@ def _fits(term, p):
     return any(pattern.fullmatch(t) for tags in p['tags'].values() for t in tags)
 
 # %% ../../nbs/data/04a_embedded.ipynb #59144b8f
-free_metatags = frozenset('status rating limit is id date age filesize filetype parent child md5 width height duration mpixels ratio score upvote downvotes favcount embedded tagcount pixiv_id pixiv'.split())
+free_metatags = frozenset('status rating limit is id date age filesize filetype parent child md5 width height duration mpixels ratio score '
+                          'upvote downvotes favcount embedded tagcount pixiv_id pixiv'.split())
 
 def count_terms(
     query:str # Tags and metatags with spaces between
@@ -207,7 +209,8 @@ class EmbeddedBooru:
     ):
         "Answer the next requests wrongly"
         if kind not in _troubles and not re.fullmatch('[45]..', kind): raise ValueError(f"expected one of {list(_troubles)} or an HTTP error, got {kind!r}")
-        with self.lock: self.troubles.append([times, where, partial(_troubles.get(kind) or (lambda r,to,s: _errors.get(int(kind), Reply(int(kind)))), to=to, s=seconds)])
+        trouble = _troubles.get(kind) or (lambda r,to,s: _errors.get(int(kind), Reply(int(kind))))
+        with self.lock: self.troubles.append([times, where, partial(trouble, to=to, s=seconds)])
 
     def reply(self,
         path:str, # With its query

@@ -108,7 +108,8 @@ class Answer:
 def _base(url):
     try: u = httpx.URL(str(url).rstrip('/')+'/')
     except (httpx.InvalidURL,ValueError): u = None
-    if u is None or u.scheme not in ('http','https') or not u.host or u.userinfo or u.query or u.fragment: raise ValueError(f"expected an address like https://danbooru.donmai.us, got {str(url)!r}")
+    if u is None or u.scheme not in ('http','https') or not u.host or u.userinfo or u.query or u.fragment:
+        raise ValueError(f"expected an address like https://danbooru.donmai.us, got {str(url)!r}")
     return u
 
 class Polite:
@@ -123,12 +124,14 @@ class Polite:
         backoff:float=1.,      # Seconds before the second try; twice as long each time
         timeout:float=30.      # Seconds of silence that count as a failure
     ):
-        if not user_agent or not user_agent.isascii() or not user_agent.isprintable(): raise ValueError(f"expected a user agent in plain ASCII, got {user_agent!r}")
+        if not user_agent or not user_agent.isascii() or not user_agent.isprintable():
+            raise ValueError(f"expected a user agent in plain ASCII, got {user_agent!r}")
         if tries<1: raise ValueError(f"expected at least one try, got {tries}")
         self.url,self.media = _base(url),frozenset(m.lower() for m in ([media] if isinstance(media,str) else media))
         self.origin,self.pace,self.auth,self.tries,self.backoff,self.timeout = _origin(self.url),Pace(rate),auth,tries,backoff,timeout
         self.client = httpx.Client(headers={'User-Agent':user_agent, 'Accept-Encoding':'identity'}, timeout=timeout, follow_redirects=False,
-                                   limits=httpx.Limits(max_connections=64, max_keepalive_connections=64), mounts={'all://127.0.0.1':None, 'all://localhost':None})
+                                   limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
+                                   mounts={'all://127.0.0.1':None, 'all://localhost':None})
 
     def close(self):
         "Close all connections"
