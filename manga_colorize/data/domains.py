@@ -93,12 +93,12 @@ class PanelFolder(Folder):
         "What a data set writes down about where it came from"
         return super().recipe() | dict(scans=self.scans, least=self.least)
 
-# %% ../../nbs/data/10_domains.ipynb #53d51b44
-def _draw(folder, color, world, size, i):
+# %% ../../nbs/data/10_domains.ipynb #6d7d65bd
+def _draw(folder, color, world, cast, size, i):
     "Draw one page unless it is there"
     file = folder/f'page-{i:05d}.png'
     if file.exists(): return file
-    page = world.page(i, size=size)
+    page = world.page(i, cast, size)
     with atomic_path(file) as tmp: Image.fromarray(page.color if color else page.bw).save(tmp)
     return file
 
@@ -109,12 +109,13 @@ def draw_pages(
     color=False,      # Coloured pages? Otherwise black and white ones
     world=None,       # World to draw them; None for `World(seed=0)`
     size=(1200,850),  # Height and width, pixels
+    cast=None,        # Characters who may appear; None for three others on each page
     n_workers:int=0   # Processes; 0 works in this one
 )->list: # The files
     "Fill a folder with pages of a World"
     if n<1 or first<0: raise ValueError(f"expected 1 page or more, the first of number 0 or more, got {n} from {first}")
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
-    return list(in_order(partial(_draw, folder, color, world or World(seed=0), size), range(first,first+n), n_workers))
+    return list(in_order(partial(_draw, folder, color, world or World(seed=0), cast, size), range(first,first+n), n_workers))
 
 # %% ../../nbs/data/10_domains.ipynb #a7f6937b
 def build_panels(
