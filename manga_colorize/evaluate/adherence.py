@@ -174,16 +174,17 @@ class Adherence:
     @property
     def rows(self):
         "A dict for each painter: `trials`, and mean and standard error of `after`, `before` and `leak`"
-        rows = []
+        rows,error = [],lambda x: float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None
         for p in dict.fromkeys(t['painter'] for t in self.trials):
             xs = {k:np.array([t[k] for t in self.trials if t['painter']==p]) for k in ('after','before','leak')}
-            rows.append(dict(painter=p, trials=len(xs['after']), **{k:dict(mean=float(x.mean()), error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None) for k,x in xs.items()}))
+            rows.append(dict(painter=p, trials=len(xs['after']), **{k:dict(mean=float(x.mean()), error=error(x)) for k,x in xs.items()}))
         return rows
 
     def table(self):
         "Rows of strings, the first one a heading"
         cell = lambda m: f"{m['mean']:.1f}" + ('' if m['error'] is None else f" ± {m['error']:.1f}")
-        return [['painter','trials','before','after','leak'], *[[r['painter'],str(r['trials']),*[cell(r[k]) for k in ('before','after','leak')]] for r in self.rows]]
+        names = ('before','after','leak')
+        return [['painter','trials',*names], *[[r['painter'],str(r['trials']),*[cell(r[k]) for k in names]] for r in self.rows]]
 
 # %% ../../nbs/evaluate/04_adherence.ipynb #b4b95a59
 _note = 'CIEDE2000 to the dot, mean ± standard error: its region without and with the dot, and how much closer the neighbours came.'

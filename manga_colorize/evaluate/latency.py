@@ -75,11 +75,13 @@ def first_picture_benchmark()->float: # Seconds
         return round(time.perf_counter()-start, 1)
 
 # %% ../../nbs/evaluate/07_latency.ipynb #1a7e0011
-_settled = "() => { const r = document.querySelector('.cue-painter'); return r?.dataset.state === 'ready' && r.dataset.drawn === String(r.cuePainter.asked()); }"
+_settled = "() => { const r = document.querySelector('.cue-painter'); " \
+           "return r?.dataset.state === 'ready' && r.dataset.drawn === String(r.cuePainter.asked()); }"
 
 def _stroke(page, rng, size):
     "Paint one stroke at a random place, and wait for its result"
-    at = page.evaluate("points => points.map(p => document.querySelector('.cue-painter').cuePainter.toClient(...p))", rng.uniform(.15*size, .85*size, (3,2)).tolist())
+    points = rng.uniform(.15*size, .85*size, (3,2)).tolist()
+    at = page.evaluate("points => points.map(p => document.querySelector('.cue-painter').cuePainter.toClient(...p))", points)
     page.mouse.move(*at[0]); page.mouse.down()
     for p in at[1:]: page.mouse.move(*p, steps=6)
     page.mouse.up(); page.wait_for_function(_settled)

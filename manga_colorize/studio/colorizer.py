@@ -40,7 +40,8 @@ def _lab(**kwargs):
     from manga_colorize.lab.network import LabPainter
     return LabPainter(**kwargs)
 
-archs = {'pix2pix':_pix2pix, 'cue_unet':_cue_unet, 'cyclegan':_cyclegan, 'lab':_lab} # What a config's `arch` may be -> builder, called with the rest of the config
+# What a config's `arch` may be -> builder, called with the rest of the config
+archs = {'pix2pix':_pix2pix, 'cue_unet':_cue_unet, 'cyclegan':_cyclegan, 'lab':_lab}
 
 # %% ../../nbs/studio/01_colorizer.ipynb #5f131009
 def build_model(
@@ -63,7 +64,8 @@ class Colorizer:
         config=None      # More to remember with the model, as plain data: data, protocol, pictures seen; None for nothing
     ):
         self.model = model.eval()
-        self.config = dict(format=1, version=__version__, model=dict(model.config), **{k:v for k,v in (config or {}).items() if k not in ('format','version','model')})
+        own = dict(format=1, version=__version__, model=dict(model.config))
+        self.config = own | {k:v for k,v in (config or {}).items() if k not in own}
 
     @property
     def device(self): return next(self.model.parameters()).device
@@ -220,8 +222,10 @@ def _read_config(folder):
 # %% ../../nbs/studio/01_colorizer.ipynb #65b5493a
 def _read_weights(path, sha256):
     data = path.read_bytes()
-    if data[8:9]!=b'{' and (data[:2]==b'PK' or data[:1]==b'\x80'): raise ValueError(f"expected safetensors, got a pickled checkpoint: {path} is never opened, since it can run code")
-    if (got:=hashlib.sha256(data).hexdigest())!=sha256: raise ValueError(f"expected {path} to have SHA-256 {sha256}, got {got}: it is damaged, or belongs to another config.json")
+    if data[8:9]!=b'{' and (data[:2]==b'PK' or data[:1]==b'\x80'):
+        raise ValueError(f"expected safetensors, got a pickled checkpoint: {path} is never opened, since it can run code")
+    if (got:=hashlib.sha256(data).hexdigest())!=sha256:
+        raise ValueError(f"expected {path} to have SHA-256 {sha256}, got {got}: it is damaged, or belongs to another config.json")
     try: return {k:v.float() if v.is_floating_point() else v for k,v in st.load(data).items()}
     except Exception as e: raise ValueError(f"expected safetensors in {path}, got {e}") from e
 
@@ -283,7 +287,8 @@ def manga_colorize(
 ):
     "Colour line art of any size"
     paint,taken,failed = _load(model),[],0
-    if cue is None and paint.config.get('protocol',{}).get('cue')=='blur': print('This model was trained with colours to follow: without --cue its pages stay pale')
+    if cue is None and paint.config.get('protocol',{}).get('cue')=='blur':
+        print('This model was trained with colours to follow: without --cue its pages stay pale')
     if cue and not Path(cue).is_file(): sys.exit(f'manga-colorize: expected a picture as cue, got {cue}')
     try: files = _files(sketch)
     except ValueError as e: sys.exit(f'manga-colorize: {e}')

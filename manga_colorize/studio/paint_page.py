@@ -81,7 +81,8 @@ class _Door(BaseHTTPRequestHandler):
         body = body if isinstance(body, bytes) else body.encode()
         self.send_response(status)
         if status>=400: self.send_header('Connection', 'close') # what is left of a refused body must not be taken for the next request
-        headers = {'Content-Type':f'{kind}; charset=utf-8', 'Content-Length':len(body), 'Cache-Control':'no-store', 'X-Content-Type-Options':'nosniff', 'Referrer-Policy':'no-referrer', **headers}
+        headers = {'Content-Type':f'{kind}; charset=utf-8', 'Content-Length':len(body), 'Cache-Control':'no-store',
+                   'X-Content-Type-Options':'nosniff', 'Referrer-Policy':'no-referrer', **headers}
         for k,v in headers.items(): self.send_header(k, str(v))
         self.end_headers()
         self.wfile.write(body)
@@ -98,12 +99,14 @@ class _Door(BaseHTTPRequestHandler):
         if not self.admitted(query): return
         if url.path=='/': self.page()
         elif url.path=='/changes': self.changes(query)
-        elif kind:={'/cue_painter.js':'text/javascript','/cue_painter.css':'text/css'}.get(url.path): self.answer(200, (self.house.static/url.path[1:]).read_bytes(), kind)
+        elif kind:={'/cue_painter.js':'text/javascript','/cue_painter.css':'text/css'}.get(url.path):
+            self.answer(200, (self.house.static/url.path[1:]).read_bytes(), kind)
         else: self.answer(404, 'expected / , got another path')
 
     def page(self):
         nonce = secrets.token_hex(16)
-        rule = f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        rule = f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; " \
+               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         text = Template((self.house.static/'paint.html').read_text(encoding='utf-8')).substitute(token=self.house.token, nonce=nonce)
         self.answer(200, text, 'text/html', **{'Content-Security-Policy':rule})
 
@@ -116,7 +119,8 @@ class _Door(BaseHTTPRequestHandler):
     def do_POST(self):
         n = self.headers.get('Content-Length','')
         if not self.admitted({}): return
-        if urlsplit(self.path).path!='/send' or not n.isdigit() or int(n)>self.house.most: return self.answer(400, f'expected up to {self.house.most} bytes to /send')
+        if urlsplit(self.path).path!='/send' or not n.isdigit() or int(n)>self.house.most:
+            return self.answer(400, f'expected up to {self.house.most} bytes to /send')
         try: self.house.take(json.loads(self.rfile.read(int(n))))
         except Exception as e: return self.answer(400, f'{type(e).__name__}: {e}')
         self.answer(200, 'ok')

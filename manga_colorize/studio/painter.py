@@ -66,7 +66,8 @@ class CuePainter(AnyWidget):
         self.canvas,self.side,self._jobs,self._listeners,self._failure,self._following = None,side,Latest(),[],None,False
         self._turn,self._mine = threading.RLock(),None
         super().__init__(folder=str(folder))
-        for f,names in ((self._new_sketch,'sketch'), (self._new_strokes,'strokes'), (self._new_cue,'cue'), (self._new_paint,['paint','auto'])): self.observe(f, names)
+        for f,names in ((self._new_sketch,'sketch'), (self._new_strokes,'strokes'), (self._new_cue,'cue'), (self._new_paint,['paint','auto'])):
+            self.observe(f, names)
         self.on_msg(lambda *message: self._message(*message))
         with self.hold_sync():
             self.sketch,self.paint = sketch,paint

@@ -64,8 +64,10 @@ def curve_html(
     means = np.array([np.mean(part) for part in np.array_split(np.asarray(losses,float), min(n,len(losses)))]).clip(1e-9)
     y = np.log(means); y = (y-y.min())/max(np.ptp(y),1e-9)
     points = ' L'.join(f'{60+680*i/max(1,len(y)-1):.1f},{200-180*v:.1f}' for i,v in enumerate(y))
-    words = f'<text x="0" y="25">{means.max():.3g}</text><text x="0" y="204">{means.min():.3g}</text><text x="740" y="228" text-anchor="end">{len(losses):,} batches</text>'
-    return f'<svg viewBox="0 0 750 240" role="img" aria-label="The loss while training"><line x1="60" y1="200" x2="740" y2="200"/><path d="M{points}"/>{words}</svg>'
+    words = f'<text x="0" y="25">{means.max():.3g}</text><text x="0" y="204">{means.min():.3g}</text>' \
+            f'<text x="740" y="228" text-anchor="end">{len(losses):,} batches</text>'
+    return f'<svg viewBox="0 0 750 240" role="img" aria-label="The loss while training"><line x1="60" y1="200" x2="740" y2="200"/>' \
+           f'<path d="M{points}"/>{words}</svg>'
 
 # %% ../../nbs/studio/01b_results.ipynb #c5158dce
 def results_page(

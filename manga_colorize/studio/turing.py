@@ -122,7 +122,8 @@ class Score:
 # %% ../../nbs/studio/03d_turing.ipynb #9999e605
 def _meaning(score):
     "What follows from a score, in a sentence or two"
-    if not score.attentive: return f"But {score.missed} of {score.n_catch} catch trials were missed, which hardly happens to a player who looks: this says nothing about the painter."
+    if not score.attentive: return (f"But {score.missed} of {score.n_catch} catch trials were missed, "
+        "which hardly happens to a player who looks: this says nothing about the painter.")
     chance = f"a coin is as far from one half with a chance of {score.p:.2g}"
     if not score.n_catch: chance += " (nobody checked whether the player looked)"
     if score.p>=.05: return f"This does not tell the player from a coin: {chance}."
