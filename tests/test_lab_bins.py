@@ -1,9 +1,8 @@
 "Bins, encoding, loss: agreement with the published list, with scikit-learn and with a dense loss; properties; wrong input"
-import subprocess,sys
-
 import numpy as np,pytest,torch
 pytest.importorskip('kornia')
 from sklearn.neighbors import NearestNeighbors
+from children import Child
 
 from manga_colorize.lab.gamut import ab_histogram,bin_colors,gamut_ab,gamut_bins,histogram_colors,kmeans_bins,rules,used_bins
 from manga_colorize.lab.color import split_lab
@@ -184,23 +183,21 @@ def test_reuse_is_guarded():
     loss = encoding_loss(z*1, idx, w, reuse=True); loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match='modified by an inplace operation'): loss.backward()
 
-PEAK = """
-import resource,sys,torch
-from manga_colorize.lab.encoding import soft_encode
-from manga_colorize.lab.bins import encoding_loss
-torch.set_num_threads(1)
-idx,w = (x.contiguous() for x in soft_encode(torch.linspace(-80,80,4*2*256*256).view(4,2,256,256)))
-z = torch.zeros(4,313,256,256).fill_(.5).requires_grad_(); peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-if sys.argv[1]=='ours': encoding_loss(z, idx, w, reuse=True).backward()
-else: (torch.zeros(4,313,256,256).scatter_(1, idx, w)*z.log_softmax(1)).sum(1).mean().neg().backward()
-print(peak()-before)
-"""
-def test_memory_is_frugal():
+def tell_peak(how):
+    "Print what the loss takes beyond logits and encoding, KB"
+    import resource
+    torch.set_num_threads(1); peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    idx,w = (x.contiguous() for x in soft_encode(torch.linspace(-80,80,6*2*160*160).view(6,2,160,160)))
+    z = torch.zeros(6,313,160,160).fill_(.5).requires_grad_(); before = peak()
+    if how=='ours': encoding_loss(z, idx, w, reuse=True).backward()
+    else: (torch.zeros(6,313,160,160).scatter_(1, idx, w)*z.log_softmax(1)).sum(1).mean().neg().backward()
+    print(peak()-before)
+
+def test_memory_is_frugal(tmp_path):
     "The peak beyond logits and encoding, in a process for each; what ours needs does not grow with the batch: with 16 pictures it is less than a hundredth"
     pytest.importorskip('resource')
-    ours,naive = (int(subprocess.run([sys.executable,'-c',PEAK,how], capture_output=True, text=True, check=True).stdout) for how in ('ours','naive'))
-    assert ours<naive/6
+    ours,naive = (int(Child(tmp_path, tell_peak, how).end()[1]) for how in ('ours','naive'))
+    print(ours, naive); assert ours<naive/6
 
 def test_half_precision():
     z,idx,w,_ = case(dtype=torch.bfloat16); loss = encoding_loss(z, idx, w); loss.backward()
