@@ -37,7 +37,7 @@ def test_a_process_fails_with_a_line_and_a_code():
 
 def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path); monkeypatch.setattr('manga_colorize.data.booru.EmbeddedBooru', partial(EmbeddedBooru, size=96))
-    manga_dataset(['download','world','1girl','scans','--n','25','--rate','1000'])
+    manga_dataset(['download','world','1girl','scans','--n','20','--rate','1000'])
     manga_dataset(['build','scans','pages','--size','64','--workers','0','--complexity','60'])
     manga_dataset(['audit','pages'])
     manga_dataset(['show','pages','--out','sheet.jpg','--n','4'])
@@ -48,10 +48,10 @@ def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(not posix, reason='signals of POSIX')
 def test_ctrl_c_and_again(pages, tmp_path):
-    start = lambda: program(tmp_path, 'manga-dataset', 'build', pages, tmp_path/'out', '--size', '48', '--workers', '1')
-    code,_,err = start().until((tmp_path/'out'/'.work').exists).interrupt().end()
+    start = lambda workers: program(tmp_path, 'manga-dataset', 'build', pages, tmp_path/'out', '--size', '48', '--workers', workers)
+    code,_,err = start(1).until((tmp_path/'out'/'.work').exists).interrupt().end()
     assert code==130 and 'goes on from here' in err and 'Traceback' not in err, err
-    code,out,err = start().end()
+    code,out,err = start(0).end()
     assert code==0 and 'train' in out, err
     assert len(read_metadata(tmp_path/'out'))==12
 
