@@ -52,37 +52,48 @@ def test_held_out_pages_teach_nothing(own):
     source,test,bad = demo_source(own)
     assert len(test)==1 and test[0] not in source.files and len(source.files)==4 and bad==[('broken.png','not a picture')]
 
-def test_hurry_ends_by_the_clock():
+class Clock:
+    "A clock that only we turn: on a busy machine the real one jumps"
+    def __init__(self): self.now = 0.
+    def __call__(self): return self.now
+    def sleep(self, seconds): self.now += seconds
+
+@pytest.fixture
+def clock(monkeypatch):
+    c = Clock(); monkeypatch.setattr(time, 'perf_counter', c)
+    return c
+
+def test_hurry_ends_by_the_clock(clock):
     class Slow:
         def recipe(self): return {}
         def __iter__(self):
-            for k in count(): time.sleep(.01); yield str(k),{}
-    assert 15<len(list(Hurry(Slow(), .3, least=2)))<=31 and len(list(Hurry(Slow(), 0, least=7)))==7
+            for k in count(): clock.sleep(.01); yield str(k),{}
+    assert 29<=len(list(Hurry(Slow(), .3, least=2)))<=31 and len(list(Hurry(Slow(), 0, least=7)))==7
 
 # --- parts
 
-def test_time_budget_ends_in_time_at_rate_zero():
+def test_time_budget_ends_in_time_at_rate_zero(clock):
     from fastai.basics import CancelFitException
     rates,told = [],[]; budget = TimeBudget(.3, lr=1., news=lambda *a: told.append(a))
     budget.learn = SimpleNamespace(loss=torch.tensor(1.), opt=SimpleNamespace(set_hyper=lambda n,v: rates.append(v)), xb=[[0]*4])
-    budget.before_fit(); start = time.perf_counter()
+    budget.before_fit()
     with pytest.raises(CancelFitException):
-        while True: budget.before_batch(); time.sleep(.01); budget.after_batch()
-    assert .29<time.perf_counter()-start<5 and rates[0]>.9 and rates[-1]<.1 and rates==sorted(rates, reverse=True)
-    assert budget.seen==4*len(budget.losses) and 1<=len(told)<=100 and told[-1][0]<=1 and told[-1][2]==[1.]
+        while True: budget.before_batch(); clock.sleep(.01); budget.after_batch()
+    assert .29<clock()<.32 and rates[0]==1 and rates[-1]<.01 and rates==sorted(rates, reverse=True)
+    assert budget.seen==4*len(budget.losses) and 29<=len(told)<=31 and told[-1][0]<=1 and told[-1][2]==[1.]
 
-def test_a_budget_of_nothing_still_takes_a_step():
+def test_a_budget_of_nothing_still_takes_a_step(clock):
     budget = TimeBudget(1e-9); rate = []
     budget.learn = SimpleNamespace(loss=torch.tensor(1.), opt=SimpleNamespace(set_hyper=lambda n,v: rate.append(v)), xb=[[0]])
-    budget.before_fit(); time.sleep(.01); budget.before_batch(); budget.after_batch(); budget.after_fit()
+    budget.before_fit(); clock.sleep(.01); budget.before_batch(); budget.after_batch(); budget.after_fit()
     assert budget.losses==[1.] and rate==[0]
 
-def test_threads_are_those_that_were_fastest():
+def test_threads_are_those_that_were_fastest(clock):
     import torch
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(8)
-        assert tune_threads(lambda: time.sleep(.01*abs(torch.get_num_threads()-2)+.001))==2==torch.get_num_threads()
+        assert tune_threads(lambda: clock.sleep(.01*abs(torch.get_num_threads()-2)+.001))==2==torch.get_num_threads()
     finally: torch.set_num_threads(before)
 
 @pytest.mark.parametrize('losses', [[1.],[1.,1.],[0.,0.],list(np.linspace(9,1,5000))], ids=len)

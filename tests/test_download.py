@@ -63,8 +63,8 @@ def test_refused_counted_named_and_fetched_the_next_day(server, tmp_path, kind, 
 @pytest.mark.parametrize('kind', ['429','503','500','cut','slow'])
 def test_passing_trouble_is_survived(server, tmp_path, kind):
     "Six bad answers, all twelve pictures"
-    fetch(server, tmp_path/'quiet'); k = len(server.log); server.misbehave(kind, times=6, seconds=.3 if kind=='slow' else .05)
-    r = fetch(server, tmp_path/'a', timeout=.15 if kind=='slow' else 5.)
+    fetch(server, tmp_path/'quiet'); k = len(server.log); server.misbehave(kind, times=6, seconds=1. if kind=='slow' else .05)
+    r = fetch(server, tmp_path/'a', timeout=.5 if kind=='slow' else 5.)
     assert (r.new,r.failed)==(12,[]) and len(asked(server, k))==18 and contents(tmp_path/'a')==contents(tmp_path/'quiet')
 
 def test_gives_up_after_5_tries(server, tmp_path):
