@@ -12,19 +12,17 @@ from ..data.panels import grey_page,panels
 from ..evaluate.adherence import rgb_to_lab
 from .describer import describe,fit_panel,grey_of,load_describer,stranger
 
-# %% ../../nbs/studio/05a_reference.ipynb #eac6b613
+# %% ../../nbs/studio/05a_reference.ipynb #b2e04fa5
 def group_colors(
     colors, # RGB uint8 (n, 3)
     most=48 # Groups at most
 )->tuple: # RGB of each group, uint8 (k, 3); number of its group for each colour, (n,)
     "Sort colours into groups that look alike (k-means in CIE Lab)"
-    kinds,at = np.unique(colors>>3, axis=0, return_inverse=True)
-    lab = rgb_to_lab(colors).astype(np.float32); k = min(most,len(kinds))
-    cv2.setRNGSeed(0)
-    _,group,_ = cv2.kmeans(lab, k, None, (cv2.TERM_CRITERIA_EPS+cv2.TERM_CRITERIA_MAX_ITER,12,.5), 1, cv2.KMEANS_PP_CENTERS)
-    group = group.ravel()
-    mean = [np.median(colors[group==g],0) if (group==g).any() else (0,0,0) for g in range(k)]
-    return np.uint8(np.round(mean)),group
+    kinds,lab = len(np.unique(colors>>3,axis=0)),rgb_to_lab(colors).astype(np.float32); cv2.setRNGSeed(0)
+    stop = cv2.TERM_CRITERIA_EPS+cv2.TERM_CRITERIA_MAX_ITER,12,.5
+    group = cv2.kmeans(lab, min(most,kinds), None, stop, 1, cv2.KMEANS_PP_CENTERS)[1].ravel() if kinds>1 else np.zeros(len(lab),int)
+    group = np.unique(group,return_inverse=True)[1]
+    return np.uint8([np.median(colors[group==g],0).round() for g in range(group.max()+1)]),group
 
 # %% ../../nbs/studio/05a_reference.ipynb #b1af550e
 class Palette:
@@ -82,7 +80,7 @@ def votes(
         x = (x-top).exp_()@ballot; out.append(x/(x.sum(1,keepdim=True)+(stranger/sharp+nobody-top).exp()))
     return torch.cat(out)
 
-# %% ../../nbs/studio/05a_reference.ipynb #5ce0c2d5
+# %% ../../nbs/studio/05a_reference.ipynb #6712ea61
 def told_colors(
     sketch,          # uint8 (H, W)
     palette:Palette, # What is known
@@ -95,7 +93,7 @@ def told_colors(
     share = votes(words,torch.cat(palette.words),group).numpy()
     share = share*near[(share@near).argmax(1)]; sure = share.sum(1)
     color = share@rgb.astype(np.float32)/np.maximum(sure,1e-9)[:,None]
-    return color.round().astype(np.uint8).reshape(h,w,3),np.where(words@palette.net.scenery<.4, sure, 0).reshape(h,w)
+    return color.round().astype(np.uint8).reshape(h,w,3),np.where(words@palette.net.scenery<.5, sure, 0).reshape(h,w)
 
 # %% ../../nbs/studio/05a_reference.ipynb #009b9ff5
 def as_palette(
@@ -105,12 +103,12 @@ def as_palette(
     if isinstance(reference,Palette): return reference
     return Palette(() if reference is None else reference if isinstance(reference,(list,tuple)) else [reference])
 
-# %% ../../nbs/studio/05a_reference.ipynb #50a0020d
+# %% ../../nbs/studio/05a_reference.ipynb #fd7bc00a
 def reference_cue(
     sketch,    # A black and white panel, in any form that `grey_page` takes
     reference, # A `Palette`, or a coloured picture, or a list of them, as `Palette` takes them
-    sure=.5,   # How sure a place must be to be told, 0 to 1
-    radius=2.  # Of a dot, pixels in a panel of 256 x 256
+    sure=.2,   # How sure a place must be to be told, 0 to 1
+    radius=2.5 # Of a dot, pixels in a panel of 256 x 256
 )->np.ndarray: # RGBA uint8 (H, W, 4), empty where the reference has nothing to tell
     "Take colours from a reference where the same people are recognised"
     if not 0<=sure<=1: raise ValueError(f"expected sure of 0 to 1, got {sure}")
