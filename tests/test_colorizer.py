@@ -10,7 +10,8 @@ from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
 from manga_colorize.data.world import World
-from manga_colorize.studio.colorizer import Colorizer,archs,manga_colorize
+from manga_colorize.studio.colorizer import Colorizer,archs
+from manga_colorize.studio.command import manga_colorize
 from manga_colorize.studio.pretrained import embedded_folder
 from manga_colorize.studio.inputs import fit_cue,mirror_pad,read_cue,soften_cue
 

@@ -16,7 +16,8 @@ from manga_colorize.data.world import World
 from manga_colorize.evaluate.metrics import psnr
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio import pretrained
-from manga_colorize.studio.colorizer import Colorizer,manga_colorize
+from manga_colorize.studio.colorizer import Colorizer
+from manga_colorize.studio.command import manga_colorize
 from manga_colorize.studio.pretrained import embedded_folder,model_card
 
 def tiny(seed=0, **config):

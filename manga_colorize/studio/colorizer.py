@@ -6,20 +6,17 @@
 __all__ = ['archs', 'build_model', 'Colorizer']
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b90b172d
-import hashlib,json,sys,torch,safetensors.torch as st,torch.nn.functional as F
+import hashlib,json,torch,safetensors.torch as st,torch.nn.functional as F
 from functools import partial
 from inspect import signature
-from itertools import chain,count
 from pathlib import Path
 from PIL import Image
 from fastcore.basics import patch,patch_to
-from fastcore.script import call_parse
 from torch import nn
 
 from .. import __version__
 from ..core import atomic_path,to_image,to_tensor
 from ..data.sketch import no_cue
-from ..data.sketch import sketchify as draw_lines
 from .inputs import fit_cue,mirror_pad,picture_tensor,read_cue,read_sketch,soften_cue
 from .tiles import in_tiles
 
@@ -249,55 +246,3 @@ def load(cls,
     state = _read_weights(folder/'model.safetensors', config.pop('sha256',None))
     with torch.device('meta'): model = build_model(config['model']) # shapes without memory
     return cls(_fill(model,state), config).to(device or _best_device())
-
-# %% ../../nbs/studio/01_colorizer.ipynb #1d3bcd13
-try: # the list of files: fastcore 1 has `Param` for it, fastcore 2 `Annotated`
-    from fastcore.script import Param
-    _Sketches = Param('Line art: picture files, or folders of them', str, nargs='+')
-except ImportError:
-    from typing import Annotated
-    _Sketches = Annotated[str, 'Line art: picture files, or folders of them', {'nargs':'+'}]
-
-def _load(model):
-    from manga_colorize.studio.pretrained import embedded_folder
-    try: return Colorizer.load(embedded_folder() if model is None else model)
-    except ValueError as e: sys.exit(f"manga-colorize: {e}")
-
-def _files(sketch):
-    from manga_colorize.evaluate.metrics import picture_files
-    return [f for s in sketch for f in (picture_files(s) if Path(s).is_dir() else [Path(s)])]
-
-def _target(out, stem, taken, overwrite):
-    "A file in `out` that no sketch of this run has taken; nor one of an earlier run, unless `overwrite`"
-    names = (Path(out)/f'{stem}_color{k}.png' for k in chain([''], (f'_{i}' for i in count(2))))
-    return next(p for p in names if p not in taken and (overwrite or not p.exists()))
-
-# %% ../../nbs/studio/01_colorizer.ipynb #e19fdc76
-def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
-
-@call_parse
-def manga_colorize(
-    sketch:_Sketches,     # Picture files, or folders of them
-    cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
-    model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package
-    out:str='colored',    # Folder for the coloured pages
-    sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
-    exact:bool=False,     # Take the cue as it is, also for a model that learned from blurred ones
-    overwrite:bool=False  # Replace the pages of earlier runs? Otherwise a number is put behind the name
-):
-    "Colour line art of any size"
-    paint,taken,failed = _load(model),[],0
-    if cue is None and paint.config.get('protocol',{}).get('cue')=='blur':
-        print('This model was trained with colours to follow: without --cue its pages stay pale')
-    if cue and not Path(cue).is_file(): sys.exit(f'manga-colorize: expected a picture as cue, got {cue}')
-    try: files = _files(sketch)
-    except ValueError as e: sys.exit(f'manga-colorize: {e}')
-    for f in files:
-        try:
-            ink = draw_lines(to_image(f)) if sketchify else read_sketch(f)
-            if _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify')
-            taken.append(_target(out, Path(f).stem, taken, overwrite))
-            with atomic_path(taken[-1]) as tmp: paint(ink, cue, soften=False if exact else None).save(tmp)
-            print(f'{f} -> {taken[-1]}')
-        except Exception as e: failed += 1; print(f'{f}: {e}', file=sys.stderr)
-    if failed: sys.exit(1)
