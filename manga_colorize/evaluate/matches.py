@@ -5,28 +5,28 @@
 # %% auto #0
 __all__ = ['origins', 'reference_hits', 'hit_rates']
 
-# %% ../../nbs/evaluate/08b_matches.ipynb #08a3b7e3
+# %% ../../nbs/evaluate/08b_matches.ipynb #681b9209
 import cv2,numpy as np,torch
 
 from ..data.panels import panels
 from ..data.staging import parts
 from .adherence import ciede2000,rgb_to_lab
 from .consistency import own_parts,regions
-from ..studio.describer import describe,fit_panel
+from ..studio.describer import describe,fit_panel,grey_of
 from ..studio.reference import Palette,told_colors,votes
 
-# %% ../../nbs/evaluate/08b_matches.ipynb #92511e30
+# %% ../../nbs/evaluate/08b_matches.ipynb #c6be27a1
 def _label(page, box):
     "Part of which person each place of a panel is: 5 * (1 + identity) + part, 0 for nobody; int32 (h, w)"
     x,y,w,h = box; s = np.s_[y:y+h,x:x+w]
     label = np.where(page.identities[s]>0, 5*page.identities[s]+page.parts[s], 0).astype(np.float32)
     return fit_panel(label, how=cv2.INTER_NEAREST).astype(np.int32)[2::8,2::8]
 
-def _known(page, net):
-    "What a palette would learn from a page: descriptions, and whose they are"
-    words,label = [],[]
-    for x,y,w,h in panels(page.bw):
-        d = describe(np.ascontiguousarray(page.bw[y:y+h,x:x+w]),net)[::2,::2]
+def _known(page, net, ink=True):
+    "What a palette would learn from a page, or from its grey colours: descriptions, and whose they are"
+    seen,words,label = page.bw if ink else grey_of(page.color),[],[]
+    for x,y,w,h in panels(seen):
+        d = describe(np.ascontiguousarray(seen[y:y+h,x:x+w]),net)[::2,::2]
         words.append(d.reshape(-1,d.shape[-1])); label.append(_label(page,(x,y,w,h))[:d.shape[0],:d.shape[1]].ravel())
     words,label = torch.cat(words),np.concatenate(label); keep = words@net.scenery<.3
     return words[keep],label[keep.numpy()]
@@ -44,7 +44,7 @@ def origins(
     taken = names[votes(asked.reshape(-1,asked.shape[-1]),words,group).numpy().argmax(1)].reshape(asked.shape[:2])
     return taken[:true.shape[0],:true.shape[1]],true
 
-# %% ../../nbs/evaluate/08b_matches.ipynb #d4c7e60e
+# %% ../../nbs/evaluate/08b_matches.ipynb #bd99cd68
 def _region_row(r, page, taken, true, color, sure, names, least):
     "What became of one region"
     name = 5*(r.who+1)+parts.index(r.part); dots = (true==name)&(sure>=least)
@@ -61,7 +61,7 @@ def reference_hits(
 )->list: # For each visible hair and outfit region a dict: page, panel, part, known, told (share of its places), right, off (CIEDE2000)
     "Look where the colours of every region come from"
     first,*rest = pages; palette = Palette([(first.color,first.bw if ink else None)], net); net = palette.net
-    words,label = _known(first,net); names,rows = set(label.tolist()),[]
+    words,label = _known(first,net,ink); names,rows = set(label.tolist()),[]
     found = [r for r in regions(rest) if r.part in own_parts]
     for i,k in dict.fromkeys((r.page,r.panel) for r in found):
         x,y,w,h = rest[i].panels[k]; taken,true = origins(rest[i],k,words,label,net)
