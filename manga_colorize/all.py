@@ -19,6 +19,7 @@ from manga_colorize.data.pages import Page
 from manga_colorize.data.panels import panel_f1,panels,panels_benchmark,reading_order
 from manga_colorize.data.balloons import balloons
 from manga_colorize.data.descreen import descreen
+from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages
 from manga_colorize.pix2pix.networks import *
 from manga_colorize.pix2pix.adversarial import *
 from manga_colorize.pix2pix.longruns import *
@@ -38,9 +39,12 @@ from manga_colorize.evaluate.color_metrics import ab_auc,balance_classes,colourf
 from manga_colorize.evaluate.tasks import evaluate_tasks,show_tasks
 from manga_colorize.evaluate.adherence import adherence
 from manga_colorize.evaluate.curve import points_curve
+from manga_colorize.evaluate.consistency import consistency,day_chapter
 from manga_colorize.studio.colorizer import *
 from manga_colorize.studio.tiles import in_tiles
 from manga_colorize.studio.pretrained import *
 from manga_colorize.studio.painter import CuePainter
 from manga_colorize.studio.turing import TuringCorner,TuringTest,play,world_pairs
 from manga_colorize.studio.sliders import explore
+from manga_colorize.studio.reference import Palette,reference_cue
+from manga_colorize.studio.pages import color_page
