@@ -6,9 +6,8 @@
 __all__ = ['who_is_where', 'chapter_panels', 'match_batch', 'match_loss', 'some_places', 'MatchLoss', 'ChapterDL',
            'describer_learner', 'find_scenery']
 
-# %% ../../nbs/studio/05c_matching.ipynb #440def62
+# %% ../../nbs/studio/05c_matching.ipynb #d1260fa6
 import cv2,numpy as np
-from fastai.basics import *
 
 from ..core import *
 from ..data.pages import Page # `World` learns to draw pages
@@ -17,6 +16,7 @@ from ..data.world import World
 from ..pix2pix.longruns import StopOnNaN
 from ..pix2pix.training import fast_cbs
 from .describer import Describer,describe,fit_panel,grey_of,stranger,warmth
+from fastai.basics import *
 
 # %% ../../nbs/studio/05c_matching.ipynb #ac15297e
 def who_is_where(
@@ -47,7 +47,7 @@ def chapter_panels(
             if (label[s]>0).mean()>.02: out.append((fit_panel(page.bw[s],side),fit_panel(grey[s],side),fit_panel(label[s],side,cv2.INTER_NEAREST)))
     return out
 
-# %% ../../nbs/studio/05c_matching.ipynb #090593e0
+# %% ../../nbs/studio/05c_matching.ipynb #07b8f633
 def _window(a, label, rng, side):
     "A square of a panel, scaled and mirrored by chance; paper and -1 where it ends"
     k = rng.uniform(.72,1.2)*side/288; size = tuple(max(8,round(n*k)) for n in a.shape[::-1])
@@ -69,10 +69,10 @@ def match_batch(
     panels,   # Of one chapter, from `chapter_panels`
     n=12,     # Panels in the batch
     side=256, # Of a square, pixels, a multiple of 32
-    rng=None  # numpy Generator; None for another one every time
+    rng=None  # numpy Generator; None for one that numpy's global seed decides
 )->tuple: # (n, 1, side, side) in [-1, 1], and who is where at every fourth pixel, (n, side/4, side/4)
     "Cut squares out of a chapter's panels, printed in one way or another"
-    rng = rng or np.random.default_rng()
+    rng = rng or np.random.default_rng(np.random.randint(1<<31))
     some = [panels[i] for i in rng.choice(len(panels), n, replace=len(panels)<n)]
     cut = [_window(_print(ink,grey,rng), label, rng, side) for ink,grey,label in some]
     grey,label = (torch.from_numpy(np.stack(x).copy()) for x in zip(*cut))
@@ -93,14 +93,14 @@ def match_loss(
     found = torch.cat([equal, nobody.masked_fill(~alone, -1e4)], 1).logsumexp(1)
     return (torch.cat([close, nobody], 1).logsumexp(1)-found).mean()
 
-# %% ../../nbs/studio/05c_matching.ipynb #98e6c03d
+# %% ../../nbs/studio/05c_matching.ipynb #d55ebd68
 def some_places(
     label,   # (B, h, w) whole numbers; below 0 for places that nobody shall look at
     n=16,    # Places of each label in each panel, at most; twice as many of 0
-    rng=None # numpy Generator; None for another one every time
+    rng=None # numpy Generator; None for one that numpy's global seed decides
 )->tuple: # Panel, row and column of each, (N,)
     "Choose places to compare, as many of a small part as of a large one"
-    rng,out = rng or np.random.default_rng(),[np.zeros((3,0),int)]
+    rng,out = rng or np.random.default_rng(np.random.randint(1<<31)),[np.zeros((3,0),int)]
     for b,lab in enumerate(label.cpu().numpy()):
         for k in np.unique(lab[lab>=0]):
             y,x = np.nonzero(lab==k); some = rng.permutation(len(y))[:n*(1+(k==0))]
