@@ -1,7 +1,7 @@
 "The adversarial callback against plain PyTorch: two optimizers, generator first, then discriminator"
 import pytest,torch
 from torch import nn
-from fastai.basics import Callback,CancelFitException,DataLoaders,Adam,Recorder,get_model,partial
+from fastai.basics import Callback,CancelBatchException,CancelFitException,DataLoaders,Adam,Recorder,get_model,partial
 from fastai.callback.all import GradientAccumulation
 from manga_colorize.core import seed_everything
 from manga_colorize.pix2pix.networks import *
@@ -114,15 +114,32 @@ def test_autocast_is_left_when_a_batch_fails(tmp_path):
     fit(learner(batches(1), tmp_path, precision='bf16', cbs=Cancel()))
     assert not torch.is_autocast_enabled('cpu')
 
+class Fail(Callback):
+    def after_pred(self):
+        if self.training: raise RuntimeError('out of paint')
+
 def test_autocast_is_left_after_an_error(tmp_path):
-    class Fail(Callback):
-        def after_pred(self):
-            if self.training: raise RuntimeError('out of paint')
     fail = Fail(); learn = learner(batches(1), tmp_path, precision='bf16', cbs=fail)
     with pytest.raises(RuntimeError, match='out of paint'): fit(learn)
     assert not torch.is_autocast_enabled('cpu')
     learn.remove_cb(fail); fit(learn)
     assert not torch.is_autocast_enabled('cpu') and 'one_batch' not in vars(learn)
+
+def test_fast_math_for_one_fit(tmp_path):
+    "A learner goes on without it, also after an error"
+    learn = learner(batches(1), tmp_path, precision='bf16'); learn.remove_cb(FastMath)
+    with pytest.raises(RuntimeError, match='out of paint'): learn.fit(1, cbs=[FastMath(),Fail()])
+    assert 'one_batch' not in vars(learn) and not torch.is_autocast_enabled('cpu')
+    learn.fit(1); learn.fit(1, cbs=FastMath())
+    assert len(learn.adversarial.history)==1 and 'one_batch' not in vars(learn)
+
+def test_autocast_stays_on_after_a_cancelled_batch(tmp_path):
+    class Skip(Callback):
+        def after_pred(self):
+            if self.training and self.iter==0: raise CancelBatchException
+            if self.training: self.seen = torch.is_autocast_enabled('cpu')
+    skip = Skip(); fit(learner(batches(3), tmp_path, precision='bf16', cbs=skip))
+    assert skip.seen and not torch.is_autocast_enabled('cpu')
 
 def test_losses_are_recorded(tmp_path):
     data = batches(3)

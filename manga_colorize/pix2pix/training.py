@@ -87,12 +87,14 @@ class FastMath(Callback):
         self.auto = None
 
     def before_fit(self):
-        self.learn.one_batch = self.one_batch # no event of fastai's comes after an error
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
 
-    def one_batch(self, i, b):
-        "A batch of `Learner`, after which autocast is off whatever happened in it"
-        try: type(self.learn).one_batch(self.learn, i, b)
+    def before_train(self): self.learn.one_batch = partial(self.guarded, self.learn) # no event of fastai's comes after an error
+    def after_train(self): vars(self.learn).pop('one_batch', None)
+    def guarded(self, learn, i, b):
+        "A batch of `learn`, after which autocast is off whatever happened in it"
+        try: type(learn).one_batch(learn, i, b)
+        except BaseException: vars(learn).pop('one_batch', None); raise
         finally: self.leave()
 
     def before_batch(self):
@@ -103,7 +105,6 @@ class FastMath(Callback):
 
     def after_pred(self): self.learn.pred = to_float(self.pred)
     def after_loss(self): self.leave()
-    def after_fit(self): vars(self.learn).pop('one_batch', None)
     def leave(self):
         if self.auto is not None: self.auto.__exit__(None, None, None)
         self.auto = None
@@ -191,7 +192,8 @@ def _settings(given, out, resume):
         if (out/'checkpoint.pt').exists(): raise ValueError(f"expected --resume or another folder, got the checkpoint of a run in {str(out)!r}")
         scale,recipe = Scale.auto(),given.get('recipe', 'pix2pix')
         if recipe not in _defaults: raise ValueError(f"expected a recipe among {list(_defaults)}, got {recipe!r}")
-        if recipe=='studio' and (foreign := given.keys()&{'cue','l1','gan'}): raise ValueError(f"expected none of {sorted(foreign)} with the studio recipe, which has its own")
+        foreign = given.keys()&{'cue','l1','gan'}
+        if recipe=='studio' and foreign: raise ValueError(f"expected none of {sorted(foreign)} with the studio recipe, which has its own")
         return _shared | dict(bs=scale.bs, ngf=scale.ngf, depth=scale.n_down, epochs=scale.epochs) | _defaults[recipe] | given
     if not file.exists(): raise ValueError(f"expected a run to go on with, got no {str(file)!r}")
     kept = json.loads(file.read_text(encoding='utf-8'))
@@ -233,7 +235,8 @@ def manga_train(
 ):
     "Train a painter on a folder of pictures; what is not given depends on the recipe and the device"
     from manga_colorize.studio.colorizer import Colorizer
-    given = dict(recipe=recipe, cue=cue, epochs=epochs, bs=bs, ngf=ngf, depth=depth, size=size, crop=crop, l1=l1, gan=gan, lr=lr, precision=precision, seed=seed)
+    given = dict(recipe=recipe, cue=cue, epochs=epochs, bs=bs, ngf=ngf, depth=depth, size=size,
+                 crop=crop, l1=l1, gan=gan, lr=lr, precision=precision, seed=seed)
     out,stop = Path(out),StopOnCtrlC()
     try:
         s = _settings(given, out, resume)
