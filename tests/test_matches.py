@@ -1,0 +1,37 @@
+"Where colours come from, and consistency without masks"
+import numpy as np,pytest
+from manga_colorize.data.world import World
+from manga_colorize.evaluate.chapters import manga_consistency,matched_places,matched_spread
+from manga_colorize.evaluate.consistency import consistency,day_chapter
+from manga_colorize.evaluate.matches import hit_rates,origins,reference_hits,_known
+from manga_colorize.studio.describer import PlainDescriber,load_describer
+
+@pytest.fixture(scope='module')
+def chapter(): return day_chapter(World(4321), 1, n=3, size=(640,453))
+def both(chapter, fakes): return consistency(chapter,fakes).ratio,matched_spread([p.bw for p in chapter],fakes).ratio
+
+def test_the_learned_one_beats_arithmetic(chapter):
+    learned,plain = (hit_rates(reference_hits(chapter,net))['both'] for net in (None,PlainDescriber()))
+    assert learned['regions']==plain['regions']>8 and learned['right']>.5 and learned['right']>plain['right']+.2
+
+def test_rows(chapter):
+    for r in reference_hits(chapter[:2], ink=False):
+        assert r['page']==0 and r['part'] in ('hair','outfit') and 0<=r['told']<=1 and (r['off'] is None)==(r['told']==0) and not (r['right'] and r['off'] is None)
+
+def test_a_page_is_its_own_origin(chapter):
+    net = load_describer(); words,label = _known(chapter[0],net)
+    hits = [(taken==true)[true>0] for taken,true in (origins(chapter[0],k,words,label,net) for k in range(len(chapter[0].panels)))]
+    assert np.concatenate(hits).mean()>.6
+
+def test_both_numbers_agree(chapter):
+    twin,print_ = both(chapter,[p.color for p in chapter]),both(chapter,[np.repeat(p.bw[...,None],3,2) for p in chapter])
+    assert twin[0]<print_[0] and twin[1]<print_[1]-.2 and print_[1]==pytest.approx(1,abs=.05)
+
+def test_pairs_are_of_two_panels(chapter):
+    a,b = matched_places([p.bw for p in chapter])
+    assert len(a)==len(b)>8 and a.shape[1]==3 and not (a==b).all(1).any()
+    for i,r,c in (*a,*b): assert 0<=r<chapter[i].bw.shape[0] and 0<=c<chapter[i].bw.shape[1]
+
+@pytest.mark.parametrize('wrong', [dict(model='not/there'),dict(cyclegan='not/there')])
+def test_the_command_names_what_is_missing(wrong):
+    with pytest.raises(SystemExit, match='manga-consistency: expected a folder'): manga_consistency(n=1,pages=1,**wrong)
