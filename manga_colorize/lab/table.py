@@ -37,7 +37,8 @@ def score_pages(
 # %% ../../nbs/lab/06_table.ipynb #9d039558
 class LabTable:
     "Rows of scores: `place`, `painter`, `protocol`, the `score_pages`, seconds of training; shows itself as a table"
-    heads = dict(place='pictures', painter='painter', protocol='given', psnr='PSNR, dB', ssim='SSIM', auc='AuC, %', balanced='balanced', colourfulness='colourful', seconds='trained, s')
+    heads = dict(place='pictures', painter='painter', protocol='given', psnr='PSNR, dB', ssim='SSIM', auc='AuC, %',
+                 balanced='balanced', colourfulness='colourful', seconds='trained, s')
     def __init__(self, rows=()): self.rows = list(rows)
     def __add__(self, other): return type(self)(self.rows+other.rows)
     def table(self): return [[*self.heads.values()], *[[_cell(k, r.get(k)) for k in self.heads] for r in self.rows]]
@@ -68,7 +69,8 @@ def score_painters(
 
 # %% ../../nbs/lab/06_table.ipynb #7c794f7b
 painters = {'classes':dict(protocol='grey'), 'classes, not rebalanced':dict(protocol='grey', rebalance=False), 'L2':dict(protocol='grey', classify=False),
-            'classes, line art':dict(protocol='sketch'), 'classes, cue':dict(protocol='cue'), 'Pix2Pix, cue':None} # Name -> arguments of `lab_learner`; None for Pix2Pix
+            'classes, line art':dict(protocol='sketch'), 'classes, cue':dict(protocol='cue'),
+            'Pix2Pix, cue':None} # Name -> arguments of `lab_learner`; None for Pix2Pix
 
 def painter_learner(
     dls,             # Of `manga_dls`
@@ -94,7 +96,8 @@ def _kept(folder, plan):
 def _trained(dls, name, epochs, folder, plan, **kwargs):
     "A painter and its seconds of training; written to `folder` if that is given"
     from manga_colorize.studio.colorizer import Colorizer
-    seed_everything(0); learn = painter_learner(dls, name, **kwargs); begun = time.perf_counter()
+    seed_everything(0); dls.train.epoch = 0 # the same pictures for each painter, whoever was trained before
+    learn = painter_learner(dls, name, **kwargs); begun = time.perf_counter()
     with learn.no_bar(),learn.no_logging():
         if painters[name]: learn.fit_one_cycle(epochs, learn.lr)
         else: learn.fit_flat_lin(epochs-epochs//2, epochs//2)

@@ -9,6 +9,7 @@ __all__ = ['plain_step', 'seconds', 'step_benchmark', 'training_rate']
 from ..core import *
 from .networks import *
 from .adversarial import *
+from .longruns import Checkpoints
 from .training import *
 from fastai.basics import *
 from fastai.callback.all import *
@@ -70,7 +71,7 @@ def step_benchmark(
 
 # %% ../../nbs/pix2pix/03a_speed.ipynb #rate0002
 def training_rate(
-    learn:Learner, # Any; it is trained on one of its batches, so its weights change
+    learn:Learner, # Any; it is trained on one of its batches, so its weights and its losses change; a checkpoint is not written
     n=5,           # Steps in a round
     rounds=3       # Rounds; the fastest counts
 )->float: # Pictures a second, without what the loaders cost
@@ -78,6 +79,6 @@ def training_rate(
     batch,own = learn.dls.train.one_batch(),learn.dls
     learn.dls = _again(batch, n, own.n_inp, own.device)
     def fit():
-        with learn.no_bar(),learn.no_logging(): learn.fit(1)
+        with learn.no_bar(),learn.no_logging(),learn.removed_cbs([c for c in learn.cbs if isinstance(c, Checkpoints)]): learn.fit(1)
     try: return n*len(batch[0])/min(seconds(fit) for _ in range(rounds))
     finally: learn.dls = own
