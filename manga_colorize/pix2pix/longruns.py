@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['rng_state', 'set_rng_state', 'run_state', 'set_run_state', 'read_checkpoint', 'Checkpoints', 'StopOnNaN',
-           'StopOnCtrlC']
+           'StopOnCtrlC', 'run_settings', 'save_settings']
 
 # %% ../../nbs/pix2pix/02a_longruns.ipynb #3d68d84a
 from ..core import *
 from fastai.basics import *
-import random,signal,threading
+import json,random,signal,threading
 
 # %% ../../nbs/pix2pix/02a_longruns.ipynb #a0e7b24d
 def rng_state()->dict: # Plain numbers and tensors, safe to store
@@ -173,3 +173,35 @@ class StopOnCtrlC(Callback):
         if self.stopped: raise CancelFitException
 
     def after_fit(self): self.restore()
+
+# %% ../../nbs/pix2pix/02a_longruns.ipynb #9ce3386b
+def _kept_settings(file, names):
+    "What `save_settings` wrote, which must have all `names`"
+    if not file.exists(): raise ValueError(f"expected a run to go on with, got no {str(file)!r}")
+    try: kept = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError: kept = None
+    if not isinstance(kept, dict): raise ValueError(f"expected settings in {str(file)!r}, got a damaged or foreign file")
+    if missing := sorted(set(names)-kept.keys()): raise ValueError(f"expected a run of this command in {str(file)!r}, got one without {missing}")
+    return kept
+
+def run_settings(
+    given:dict,    # What was asked for; None stands for what was not
+    defaults:dict, # What holds for the rest; a run to go on with must have a value for each of them
+    out,           # Folder of the run
+    resume=False   # Go on with the run in `out`?
+)->dict: # Everything in `defaults`, with the values of this run
+    "Settle what a run is made with, or what the one in `out` was begun with; `ValueError` if both disagree"
+    given,out = {k:v for k,v in given.items() if v is not None},Path(out)
+    if not resume:
+        if (out/'checkpoint.pt').exists(): raise ValueError(f"expected --resume or another folder, got the checkpoint of a run in {str(out)!r}")
+        return defaults | given
+    kept = _kept_settings(out/'train.json', defaults)
+    if other := {k:v for k,v in given.items() if kept.get(k)!=v}: raise ValueError(f"expected the settings of {str(out/'train.json')!r}, got {other}")
+    return kept
+
+def save_settings(
+    settings:dict, # As `run_settings` gave them
+    out            # Folder of the run; made if it is not there
+):
+    "Write down `settings`, for `run_settings` to find"
+    with atomic_path(Path(out)/'train.json') as tmp: tmp.write_text(json.dumps(settings, indent=2)+'\n', encoding='utf-8')
