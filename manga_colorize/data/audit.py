@@ -77,7 +77,8 @@ def _files(path, facts, radius):
         shapes[what] += 1
         if (i := twins.find(h)) is not None:
             other = before[i]
-            yield other['split']!=f['split'],'near-duplicates'+(' in two splits' if other['split']!=f['split'] else ' in one split'),f"{other['file_name']} and {f['file_name']}"
+            apart = other['split']!=f['split']
+            yield apart,f"near-duplicates in {'two splits' if apart else 'one split'}",f"{other['file_name']} and {f['file_name']}"
         twins.add(h); before.append(dict(file_name=f['file_name'], split=f['split']))
     if len(shapes)>1: yield False,'pictures of several sizes',', '.join(f'{n} of {w} x {h}' for (h,w),n in shapes.most_common(3))
 

@@ -55,7 +55,9 @@ def _disk(b, rng):
     r = rng.uniform(.3,.42)
     disk = b.fill(ellipse(c,r,n=48), hsv(h+rng.uniform(60,300),rng.uniform(.25,.7),rng.uniform(.7,1)), ink=rng.choice([0,.8]))
     b.tint(None, hsv(h,.2,1), .7, clip=disk, ramp=[(.5,.9),(.5,.2)])
-    for _ in range(8): b.fill(star(c+rotate((r+rng.uniform(0,.12),0),rng.uniform(0,6.3)),rng.uniform(.012,.035),4,.35), hsv(h+rng.uniform(60,300),.5,.9), ink=.5)
+    for _ in range(8):
+        at = c+rotate((r+rng.uniform(0,.12),0),rng.uniform(0,6.3))
+        b.fill(star(at,rng.uniform(.012,.035),4,.35), hsv(h+rng.uniform(60,300),.5,.9), ink=.5)
     return 'simple_background'
 
 def _lines(b, rng):

@@ -57,11 +57,14 @@ _rules = {'too small':'shorter side below {min_side} pixels', 'too narrow':'long
           'vanished':'listed, but gone when it was read', 'no permission':'not ours to read', 'damaged line':'metadata that is no JSON object',
           'outside the folder':'a name that leads elsewhere', 'no sketch':'a pair without its sketch', 'sketch of another shape':'not a pair'}
 
-def _table(head, rows): return '\n'.join([f"| {' | '.join(head)} |", '|'+'---|'*len(head), *(f"| {' | '.join(f'{c:,}' if isinstance(c,int) else str(c) for c in r)} |" for r in rows)])
+def _table(head, rows):
+    row = lambda cells: f"| {' | '.join(f'{c:,}' if isinstance(c,int) else str(c) for c in cells)} |"
+    return '\n'.join([row(head), '|'+'---|'*len(head), *map(row,rows)])
 
 def _removed(recipe, report):
     limits = recipe['screens'] | dict(min_side=recipe['screens']['min_side'] or recipe['size']/2)
-    rows = [(why, _rules.get(why,'').format(**limits), n) for why,n in report['refused'].items()] + [(f'held back: {why}', 'serves neither training nor test', n) for why,n in report['held'].items()]
+    rows = [(why, _rules.get(why,'').format(**limits), n) for why,n in report['refused'].items()]
+    rows += [(f'held back: {why}', 'serves neither training nor test', n) for why,n in report['held'].items()]
     return _table(('filter','rule','removed'), rows) if rows else 'Nothing was refused.'
 
 # %% ../../nbs/data/06e_card.ipynb #a8406b54
@@ -86,13 +89,15 @@ def _body(recipe, report, begun, licences, people):
     splits = _table(('split','pictures','for'), [(s,report[s],_what[s]) for s in names if report[s]])
     return f"""# {sum(report[s] for s in names):,} pictures for colorization
 
-{recipe['size']} x {recipe['size']} pixels, RGB, PNG. Begun on {begun}, made by [manga_colorize](https://github.com/manga-colorize/manga_colorize). {people:,} characters are named in it.
+{recipe['size']} x {recipe['size']} pixels, RGB, PNG.
+Begun on {begun}, made by [manga_colorize](https://github.com/manga-colorize/manga_colorize). {people:,} characters are named in it.
 
 ![A contact sheet](card/contact_sheet.jpg)
 
 {splits}
 
-Sketches and cues are derived while loading. `metadata.jsonl` has a line for each picture, `dataset.json` the recipe{", `refused.jsonl` what was left out and why" if report['refused'] else ''}.
+Sketches and cues are derived while loading. `metadata.jsonl` has a line for each picture,
+`dataset.json` the recipe{", `refused.jsonl` what was left out and why" if report['refused'] else ''}.
 
 ## Where it comes from
 

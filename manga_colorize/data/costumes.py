@@ -115,7 +115,8 @@ class Armor(Outfit):
         pad = spline([(-.3,.1),(-.28,-.16),(0,-.3),(.28,-.14),(.34,.14),(0,.04)],5,closed=True)
         for k,y,c in ((1.,.2,tone(metal,0,1,.62)),(.94,0.,metal)): b.fill(place(pad,p+(side*.04,y*self.v),w*k), c, shadow=.07)
 
-wardrobe = dict(sailor=Sailor, blazer=Blazer, hoodie=Hoodie, dress=Dress, kimono=Kimono, armor=Armor, maid=Maid, robe=Robe, sweater=Sweater, jacket=Jacket, tshirt=TShirt)
+wardrobe = dict(sailor=Sailor, blazer=Blazer, hoodie=Hoodie, dress=Dress, kimono=Kimono, armor=Armor, maid=Maid, robe=Robe,
+                sweater=Sweater, jacket=Jacket, tshirt=TShirt)
 
 def wear(
     d:Body # The body

@@ -108,7 +108,9 @@ def _claim(where, recipe):
     where.tidy()
     if where.exists('dataset.json'):
         old = read_json(where, 'dataset.json')
-        if (was := old.get('recipe'))!=recipe: raise ValueError(f"expected an empty folder or the same data set in {str(where)!r}, got one with {_differences(was or {}, recipe)}: choose another folder or delete it")
+        if (was := old.get('recipe'))!=recipe: raise ValueError(
+            f"expected an empty folder or the same data set in {str(where)!r}, "
+            f"got one with {_differences(was or {}, recipe)}: choose another folder or delete it")
         return old['begun'],old.get('report') if where.exists('metadata.jsonl') else None
     if not where.empty(): raise ValueError(f"expected an empty folder, got {str(where)!r} with other files in it: choose another folder")
     today = datetime.date.today().isoformat()

@@ -24,7 +24,8 @@ def _any_sketch(f):
         if getattr(sketch, 'dtype', None)==np.uint8 and sketch.ndim==2:
             return to_image(f(to_tensor(sketch)[None], *args, **kwargs)[0])[...,0]
         if not (isinstance(sketch, Tensor) and sketch.is_floating_point() and sketch.ndim in (3,4) and sketch.shape[-3]==1 and sketch.numel()):
-            raise ValueError(f"expected a sketch, uint8 (H, W) or float (B, 1, H, W), got {getattr(sketch,'dtype',type(sketch).__name__)} {tuple(np.shape(sketch))}")
+            kind = getattr(sketch,'dtype',type(sketch).__name__)
+            raise ValueError(f"expected a sketch, uint8 (H, W) or float (B, 1, H, W), got {kind} {tuple(np.shape(sketch))}")
         return f(sketch[None], *args, **kwargs)[0] if sketch.ndim==3 else f(sketch, *args, **kwargs)
     return g
 

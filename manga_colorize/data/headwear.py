@@ -113,7 +113,8 @@ def _cap(h):
     b.fill(star((s,-.48),.12), p['accent'], clip=r, ink=.6); b.fill(visor, p['second'], shadow=.05)
 
 # %% ../../nbs/data/02k_headwear.ipynb #d06a3d57
-_headwear = dict(witch_hat=_hat, ribbon=_ribbon, hairband=_hairband, flower=_flower, beret=_beret, headphones=_headphones, crown=_crown, goggles=_goggles, cap=_cap)
+_headwear = dict(witch_hat=_hat, ribbon=_ribbon, hairband=_hairband, flower=_flower, beret=_beret,
+                 headphones=_headphones, crown=_crown, goggles=_goggles, cap=_cap)
 _behind = dict(cat_ears=_cat_ears, horns=_horns)
 
 def on_head(

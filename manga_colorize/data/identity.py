@@ -99,7 +99,8 @@ styles = {s.name:s for s in (
     Style('bold',  line=1.45,tinted=0.,  shadow=(150,128,165), soft=0.,   depth=1.35, eye=.84,  tall=6.6, sat=1.15, val=.96,  shine=.5,  blush=0.,  detail=.7),
     Style('chibi', line=1.25,tinted=.6,  shadow=(225,195,215), soft=0.,   depth=.7,   eye=1.2,  tall=2.7, sat=1.05, val=1.03, shine=.8,  blush=.9,  detail=.4),
     Style('flat',  line=1.5, tinted=0.,  shadow=(255,255,255), soft=0.,   depth=0.,   eye=1.,   tall=5.2, sat=.95,  val=1.,   shine=.25, blush=.35, detail=.5),
-    Style('story', line=1.,  tinted=.7,  shadow=(190,150,140), soft=.02,  depth=1.1,  eye=.86,  tall=5.2, sat=1.,   val=.95,  shine=.35, blush=.6,  detail=.8, grain=.6, warm=.22))}
+    Style('story', line=1.,  tinted=.7,  shadow=(190,150,140), soft=.02,  depth=1.1,  eye=.86,  tall=5.2, sat=1.,   val=.95,  shine=.35, blush=.6,  detail=.8,
+          grain=.6, warm=.22))}
 
 # %% ../../nbs/data/02a_identity.ipynb #8eb9cdce
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def _nearest(color, bins):
 
 def _weigh(color, class_weights, bins):
     q = len(gamut_bins() if bins is None else bins)
-    if tuple(class_weights.shape)!=(q,) or not (class_weights>=0).all(): raise ValueError(f"expected class_weights ({q},) of 0 or more, got {tuple(class_weights.shape)}")
+    if tuple(class_weights.shape)!=(q,) or not (class_weights>=0).all():
+        raise ValueError(f"expected class_weights ({q},) of 0 or more, got {tuple(class_weights.shape)}")
     return class_weights.detach().cpu().double()[_nearest(color, bins)]
 
 # %% ../../nbs/evaluate/06_color_metrics.ipynb #62fdf76e

@@ -116,7 +116,8 @@ def save(self:TaskScores,
     "Write the table as `tasks.md`, and every number as `tasks.json`"
     folder = Path(folder)
     with atomic_path(folder/'tasks.md') as tmp: tmp.write_text(self._repr_markdown_()+'\n', encoding='utf-8')
-    with atomic_path(folder/'tasks.json') as tmp: tmp.write_text(json.dumps(dict(protocol=self.protocol, rows=self.rows, pictures=self.pictures), indent=1)+'\n', encoding='utf-8')
+    told = json.dumps(dict(protocol=self.protocol, rows=self.rows, pictures=self.pictures), indent=1)
+    with atomic_path(folder/'tasks.json') as tmp: tmp.write_text(told+'\n', encoding='utf-8')
     return folder
 
 # %% ../../nbs/evaluate/02_tasks.ipynb #14669327
@@ -144,7 +145,8 @@ def evaluate_tasks(
     "Score painters on the three tests; `ValueError` if there is no picture for any"
     pairs = _pairs(paints, cue)
     scores = [s for t in tasks for page in _tests(path, t, n, seed, sketch) for s in _score(pairs, t, *page)]
-    if not scores: raise ValueError(f"expected pictures for a test of {tuple(tasks)} in {str(path)!r}, got none: the data set needs characters and a test_pct above 0")
+    if not scores:
+        raise ValueError(f"expected pictures for a test of {tuple(tasks)} in {str(path)!r}, got none: the data set needs characters and a test_pct above 0")
     told = '; '.join(f"{k}: {c if isinstance(c, str) else getattr(c, '__name__', 'own')}" for k,(_,c) in pairs.items())
     return TaskScores(scores, f'Told: {told}.')
 
@@ -223,7 +225,8 @@ def manga_tasks(
     out = Path(out)
     try:
         _function(cue)
-        if not any(task_files(dataset, t, 1) for t in task_names): raise ValueError(f"expected pictures for the tests in {dataset!r}, got none: the data set needs characters, and tests")
+        if not any(task_files(dataset, t, 1) for t in task_names):
+            raise ValueError(f"expected pictures for the tests in {dataset!r}, got none: the data set needs characters, and tests")
         paints = {k.upper():(Colorizer.load(given) if given else _trained(dataset, out/k, c, settings), c) for k,given,c in (('a',a,'none'),('b',b,cue))}
         print(_report(paints, dataset, out, cue, n))
     except (ValueError,OSError) as e: raise SystemExit(f'manga-tasks: {e}')

@@ -160,7 +160,8 @@ def _examine(paint, folder, out, heading, text):
     return (heading, text, pictures_html(rows)+scores_html(scores)),rows,gain
 
 _near = {False:'None of these was among those it learned from.',
-         True:'None of these was among those it learned from. But squares named <em>own</em> were cut from pages whose other squares were: only the others are a fair test.'}
+         True:'None of these was among those it learned from. '
+              'But squares named <em>own</em> were cut from pages whose other squares were: only the others are a fair test.'}
 
 def _report(out, budget, paint, data, test, own):
     drawn,rows,gain = _examine(paint, data.path/'valid', out/'gallery.png', 'Pictures kept for validation', _near[own])
@@ -168,8 +169,10 @@ def _report(out, budget, paint, data, test, own):
     if test:
         real,*_,gain = _examine(paint, test, out/'gallery_real.png', 'Real pictures', 'Drawn by people. Training saw none of them.')
         sections.insert(0, real)
-    facts = {'pictures to learn from':f'{data.train:,}', 'cuts seen':f'{budget.seen:,}', 'of training':f'{budget.seconds/60:.1f} min', 'against the cue alone':f'{gain:+.1f} dB'}
-    return results_page(out/'index.html', 'Colours from a few minutes', 'A network that started from chance, and saw what it could in the time. Slide between a sketch and the page it made of it.',
+    facts = {'pictures to learn from':f'{data.train:,}', 'cuts seen':f'{budget.seen:,}',
+             'of training':f'{budget.seconds/60:.1f} min', 'against the cue alone':f'{gain:+.1f} dB'}
+    return results_page(out/'index.html', 'Colours from a few minutes',
+        'A network that started from chance, and saw what it could in the time. Slide between a sketch and the page it made of it.',
                         facts, sections, min(rows, key=lambda r: complexity(r[0])), out/'model')
 
 # %% ../../nbs/studio/02_demo.ipynb #b678c8f7

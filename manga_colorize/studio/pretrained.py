@@ -47,10 +47,14 @@ def _fetch(name, revision):
     try:
         commit = _download(name, 'config.json', revision).parent.name
         return _download(name, 'model.safetensors', commit).parent
-    except LocalEntryNotFoundError as e: raise ConnectionError(f"expected a way to the hub, or an earlier copy of {what} on this machine, got neither: {e}") from e
-    except RepositoryNotFoundError as e: raise ValueError(f"expected a model on the hub, got {what}: there is none, or you may not read it. For a private one log in with: hf auth login") from e
+    except LocalEntryNotFoundError as e:
+        raise ConnectionError(f"expected a way to the hub, or an earlier copy of {what} on this machine, got neither: {e}") from e
+    except RepositoryNotFoundError as e:
+        raise ValueError(f"expected a model on the hub, got {what}: there is none, or you may not read it. "
+                         f"For a private one log in with: hf auth login") from e
     except RevisionNotFoundError as e: raise ValueError(f"expected a branch, tag or commit of {name!r}, got {revision!r}") from e
-    except EntryNotFoundError as e: raise ValueError(f"expected config.json and model.safetensors, got {what}, which lacks one: manga_colorize did not write it") from e
+    except EntryNotFoundError as e:
+        raise ValueError(f"expected config.json and model.safetensors, got {what}, which lacks one: manga_colorize did not write it") from e
 
 # %% ../../nbs/studio/01c_pretrained.ipynb #7c28e7c9
 @patch_to(Colorizer, cls_method=True)
@@ -101,7 +105,8 @@ tags: [manga, anime, colorization, line-art]
 ---
 # {name}
 
-Colours line art by a few strokes of colour. {sum(p.numel() for p in paint.model.parameters())/1e6:.1f} million weights, made with [manga_colorize](https://github.com/manga-colorize/manga_colorize) {c['version']}.
+Colours line art by a few strokes of colour. {sum(p.numel() for p in paint.model.parameters())/1e6:.1f} million weights,
+made with [manga_colorize](https://github.com/manga-colorize/manga_colorize) {c['version']}.
 
 ```python
 from manga_colorize.all import *

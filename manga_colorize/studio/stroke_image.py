@@ -224,5 +224,6 @@ def propose_strokes(
     "Dab colours by chance into the larger regions of a sketch"
     rng = np.random.default_rng(seed)
     few = [palette[i] for i in rng.permutation(len(palette))[:n_colors]]
-    dab = lambda x,y,room,edge,c: dict(tool='brush', color=_pale(c) if edge else c, size=round(max(2,min(1.4*room,max(sketch.shape)/10)),1), opacity=.85, points=[[x,y,.5]])
+    width = lambda room: round(max(2,min(1.4*room,max(sketch.shape)/10)),1)
+    dab = lambda x,y,room,edge,c: dict(tool='brush', color=_pale(c) if edge else c, size=width(room), opacity=.85, points=[[x,y,.5]])
     return [dab(*region, few[rng.integers(len(few))]) for region in _regions(sketch, n, gap=2)]
