@@ -11,7 +11,7 @@ def chapter(): return day_chapter(World(4321), 1, n=3, size=(640,453))
 def both(chapter, fakes): return consistency(chapter,fakes).ratio,matched_spread([p.bw for p in chapter],fakes).ratio
 
 def test_the_learned_one_beats_arithmetic(chapter):
-    learned,plain = (hit_rates(reference_hits(chapter,net))['both'] for net in (None,PlainDescriber()))
+    learned,plain = (hit_rates(reference_hits(chapter,net))['both'] for net in (None,PlainDescriber(32)))
     assert learned['regions']==plain['regions']>8 and learned['right']>.5 and learned['right']>plain['right']+.2
 
 def test_rows(chapter):

@@ -86,7 +86,7 @@ def matched_spread(
     one,two = (in_one_light(_look(fakes,at)) for at in (a,b))
     return Spread(float(ciede2000(one,two).mean()), float(np.mean([ciede2000(one,np.roll(two,len(two)*k//8,0)).mean() for k in range(1,8)])))
 
-# %% ../../nbs/evaluate/08a_chapters.ipynb #18a16a86
+# %% ../../nbs/evaluate/08a_chapters.ipynb #60f92f16
 class ChapterScores:
     "How consistent painters were, chapter by chapter; shows itself as a table"
     names = ('ratio','error','within','between','matched')
@@ -108,7 +108,8 @@ class ChapterScores:
     def table(self):
         "Rows of strings, the first one a heading"
         cell = lambda m,d: f"{m['mean']:.{d}f}" + ('' if m['error'] is None else f" ± {m['error']:.{d}f}")
-        return [['painter','chapters','pages',*self.names], *[[r['painter'],str(r['chapters']),str(r['pages']),*[cell(r[k],1+(k in ('ratio','matched'))) for k in self.names]] for r in self.rows]]
+        line = lambda r: [r['painter'],str(r['chapters']),str(r['pages']),*[cell(r[k],1+(k in ('ratio','matched'))) for k in self.names]]
+        return [['painter','chapters','pages',*self.names], *map(line,self.rows)]
 
     def __repr__(self):
         rows = self.table(); widths = [max(map(len,c)) for c in zip(*rows)]
@@ -150,7 +151,7 @@ def compare_chapters(
             if seen: seen(f"chapter {k}, {name}: ratio {found[-1]['ratio']:.2f}, error {found[-1]['error']:.1f}")
     return ChapterScores(found, f"{world}, {n} chapters of {pages} pages by day, {size[1]} x {size[0]} px.")
 
-# %% ../../nbs/evaluate/08a_chapters.ipynb #12c4e3e0
+# %% ../../nbs/evaluate/08a_chapters.ipynb #801fd763
 @call_parse
 def manga_consistency(
     n:int=6,            # Chapters
@@ -168,4 +169,5 @@ def manga_consistency(
     scores = compare_chapters(painters, World(world), n, pages, seen=partial(print,flush=True))
     print(scores)
     if out:
-        with atomic_path(out) as p: p.write_text(json.dumps(dict(rows=scores.rows,chapters=scores.chapters,protocol=scores.protocol),indent=1)+'\n', encoding='utf-8')
+        known = dict(rows=scores.rows,chapters=scores.chapters,protocol=scores.protocol)
+        with atomic_path(out) as p: p.write_text(json.dumps(known,indent=1)+'\n', encoding='utf-8')

@@ -44,7 +44,7 @@ def origins(
     taken = names[votes(asked.reshape(-1,asked.shape[-1]),words,group).numpy().argmax(1)].reshape(asked.shape[:2])
     return taken[:true.shape[0],:true.shape[1]],true
 
-# %% ../../nbs/evaluate/08b_matches.ipynb #bd99cd68
+# %% ../../nbs/evaluate/08b_matches.ipynb #7fe36eef
 def _region_row(r, page, taken, true, color, sure, names, least):
     "What became of one region"
     name = 5*(r.who+1)+parts.index(r.part); dots = (true==name)&(sure>=least)
@@ -71,11 +71,12 @@ def reference_hits(
 
 def hit_rates(
     rows # From `reference_hits`, of one or more chapters
-)->dict: # For hair, outfit and both: regions, share of known ones, and of these right, told at all, and nearer than 10 in CIEDE2000
+)->dict: # For hair, outfit and both: regions, share of known ones, and of these right, told at all, nearer than 10 in CIEDE2000; share of places told
     "Count the hits"
     rates,mean = {},lambda x: round(float(np.mean(x)),2) if len(x) else None
     for name in (*own_parts,'both'):
         mine = [r for r in rows if name in ('both',r['part'])]; known = [r for r in mine if r['known']]
-        rates[name] = dict(regions=len(mine), known=mean([r['known'] for r in mine]), right=mean([r['right'] for r in known]), told=mean([r['told']>0 for r in known]),
-                           near=mean([r['off'] is not None and r['off']<10 for r in known]), area=mean([r['told'] for r in known]))
+        rates[name] = dict(regions=len(mine), known=mean([r['known'] for r in mine]), right=mean([r['right'] for r in known]),
+                           told=mean([r['told']>0 for r in known]), near=mean([r['off'] is not None and r['off']<10 for r in known]),
+                           area=mean([r['told'] for r in known]))
     return rates

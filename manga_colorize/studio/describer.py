@@ -88,7 +88,7 @@ class PlainDescriber(nn.Module):
         waves = torch.einsum('bchw,cn->bnhw', torch.cat(seen,1), self.turn)+self.shift[:,None,None]
         return F.normalize(waves.cos(),dim=1)
 
-# %% ../../nbs/studio/05b_describer.ipynb #b6f9492b
+# %% ../../nbs/studio/05b_describer.ipynb #292289a0
 def save_describer(
     net:Describer, # Trained
     folder,        # Made if needed
@@ -113,7 +113,8 @@ def _read(folder):
     try: config,data = json.loads((folder/'config.json').read_text(encoding='utf-8')),(folder/'model.safetensors').read_bytes()
     except (OSError,ValueError) as e: raise ValueError(f"expected a folder with config.json and model.safetensors, got {folder}: {e}") from e
     if config.get('format')!=1: raise ValueError(f"expected format 1, got {config.get('format')!r}: a newer manga_colorize wrote {folder}")
-    if (got:=hashlib.sha256(data).hexdigest())!=config.get('sha256'): raise ValueError(f"expected the weights that {folder/'config.json'} names, got SHA-256 {got}")
+    if (got:=hashlib.sha256(data).hexdigest())!=config.get('sha256'):
+        raise ValueError(f"expected the weights that {folder/'config.json'} names, got SHA-256 {got}")
     return config,data
 
 @lru_cache(4)

@@ -116,7 +116,7 @@ class MatchLoss:
         b,y,x = some_places(label)
         return match_loss(words[b,:,y,x], label[b,y,x], b)
 
-# %% ../../nbs/studio/05c_matching.ipynb #49531993
+# %% ../../nbs/studio/05c_matching.ipynb #ca83e44b
 class ChapterDL(DataLoader):
     "A batch is some panels of one chapter"
     def __init__(self,
@@ -140,7 +140,8 @@ def describer_learner(
     device = default_device()
     dls = DataLoaders(*[ChapterDL(c, n, s, device=device) for c,s in ((chapters[valid:],True),(chapters[:valid],False))])
     adam = partial(OptimWrapper, opt=torch.optim.Adam, betas=(.9,.99), eps=1e-8, fused=True)
-    return Learner(dls, Describer(**kwargs).to(device), loss_func=MatchLoss(), opt_func=adam, lr=lr, moms=(.9,.9,.9), cbs=[*fast_cbs(device, precision), StopOnNaN()])
+    return Learner(dls, Describer(**kwargs).to(device), loss_func=MatchLoss(), opt_func=adam, lr=lr, moms=(.9,.9,.9),
+                   cbs=[*fast_cbs(device, precision), StopOnNaN()])
 
 # %% ../../nbs/studio/05c_matching.ipynb #f97cc4ee
 def find_scenery(
