@@ -8,8 +8,9 @@ from manga_colorize.core import read_image
 from manga_colorize.data.dataset import build_dataset,read_metadata
 from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,squares
 from manga_colorize.data.reading import Refused
-from manga_colorize.data.screening import Screens
+from manga_colorize.data.screening import Screens,colour_share
 from manga_colorize.data.world import World
+from test_dataset import contents,refusals
 
 def page(i, h=300, w=220, color=False):
     "Two panels with something in each"
@@ -25,15 +26,15 @@ def fill(folder, n, first=0, color=False, suffix='png'):
     for i in range(first,first+n): Image.fromarray(page(i, color=color)).save(folder/f'page {i}.{suffix}')
     return folder
 
-def contents(path): return {p.relative_to(path).as_posix():p.read_bytes() for p in Path(path).rglob('*') if p.is_file()}
-def refusals(path): return {d['source']:d['why'] for d in map(json.loads, (path/'refused.jsonl').read_text(encoding='utf-8').splitlines())}
-
-@pytest.mark.parametrize('box', [(0,0,50,50), (3,4,50,70), (3,4,200,60), (0,9,31,400), (5,5,1,7)])
-def test_squares_cover_and_stay_inside(box):
+@pytest.mark.parametrize('box', [(0,0,50,50), (3,4,50,70), (3,4,200,60), (0,9,31,400), (5,5,1,7), (0,0,240,100), (0,0,149,100)])
+def test_squares_leave_out_half_a_square_at_most(box):
     x,y,w,h = box; found = squares(box); side = min(w,h)
     assert all(x<=a and y<=b and a+s<=x+w and b+s<=y+h and s==side for a,b,s in found)
     if len(found)>1: assert found[0][:2]==(x,y) and found[-1][0]+side==x+w and found[-1][1]+side==y+h
-    assert len(found)==max(1, round(max(w,h)/side))
+    seen = np.zeros((y+h,x+w), bool)
+    for a,b,s in found: seen[b:b+s,a:a+s] = True
+    assert len(found)==max(1, round(max(w,h)/side)) and seen.any(0).sum()*seen.any(1).sum()==min(w*h, len(found)*side*side)
+    assert max(w,h)-seen.sum()/side<=side/2
 
 def test_two_piles(tmp_path):
     for kind,first in (('bw',0),('color',4)):
@@ -56,8 +57,8 @@ def test_squares_are_those_of_the_page(tmp_path):
 
 def test_workers_change_nothing(tmp_path):
     fill(tmp_path/'in', 4)
-    for k in (0,1): build_panels(tmp_path/'in', tmp_path/str(k), size=32, scans=True, n=5, seed=3, n_workers=k)
-    a,b = contents(tmp_path/'0'),contents(tmp_path/'1')
+    for k in (0,2): build_panels(tmp_path/'in', tmp_path/str(k), size=32, scans=True, n=5, seed=3, n_workers=k)
+    a,b = contents(tmp_path/'0'),contents(tmp_path/'2')
     assert a.keys()==b.keys() and not [k for k in a if a[k]!=b[k]]
 
 def test_goes_on_after_an_interrupt(tmp_path):
@@ -79,7 +80,8 @@ def test_every_refusal_has_a_name(tmp_path):
     Image.fromarray(page(9)[:20,:20]).save(src/'stamp.png'); Image.fromarray(page(9)).save(src/'odd@1,2.png')
     r = build_panels(src, tmp_path/'out', size=48, scans=True)
     got = refusals(tmp_path/'out')
-    assert {k.rpartition('@')[0]:v for k,v in got.items()}=={'cover.png':'in colour', 'empty.png':'empty file', 'text.jpg':'not a picture', 'blank.png':'nearly empty', 'stamp.png':'too small'}
+    why = {'cover.png':'in colour', 'empty.png':'empty file', 'text.jpg':'not a picture', 'blank.png':'nearly empty', 'stamp.png':'too small'}
+    assert {k.rpartition('@')[0]:v for k,v in got.items()}==why
     assert {f['page'] for f in read_metadata(tmp_path/'out')}=={'page 0.png','page 1.png','odd@1,2.png'}
     with pytest.raises(ValueError, match='no colour'): build_panels(fill(tmp_path/'grey', 2), tmp_path/'other', size=48)
     with pytest.raises(ValueError, match='scans True, not False'): build_panels(src, tmp_path/'out', size=48)
@@ -100,7 +102,17 @@ def test_turned_scans_are_upright(tmp_path):
 def test_paper_of_any_tint(tint):
     a = page(2); scan = (a/255*np.array(tint)).round().astype(np.uint8)
     assert abs(even_paper(scan).astype(int)-a).max()<=3
+    for flat in (0,128,255): assert np.ptp(even_paper(np.full((40,40,3), flat, np.uint8)))==0
     assert even_paper(np.zeros((40,40,3), np.uint8)).max()==0
+
+@pytest.mark.parametrize('ink,paper', [((60,40,20),(240,225,190)), ((20,30,90),(250,250,250)), ((0,0,0),(255,240,200))])
+def test_ink_of_any_tint(tmp_path, ink, paper):
+    "A page in one ink is black and white, whatever the ink; its middle tones are neutral too"
+    scan = (np.array(ink)+page(2)/255*(np.array(paper)-ink)).round().astype(np.uint8); even = even_paper(scan)
+    assert np.ptp(even.astype(int), axis=2).max()<=3 and even.min()<=min(ink)+2 and even.max()==255
+    Image.fromarray(scan).save(tmp_path/'a.png')
+    assert all(k.rpartition('@')[2] for k,_ in PanelFolder(tmp_path, scans=True))
+    assert np.array_equal(even_paper(page(2)), page(2)) and colour_share(even_paper(page(2, color=True)))>.9*colour_share(page(2, color=True))
 
 def test_drawn_share():
     flat = np.full((60,60,3), (120,160,230), np.uint8)
@@ -116,9 +128,21 @@ def test_pages_are_drawn_once(tmp_path):
     files = draw_pages(tmp_path, 2, first=5, size=(150,106))
     assert [f.name for f in files]==['page-00005.png','page-00006.png']
     was = [(f.stat().st_mtime_ns,f.stat().st_ino) for f in files]; files[1].unlink()
-    draw_pages(tmp_path, 2, first=5, size=(150,106), cast=World(seed=0).cast(1))
+    draw_pages(tmp_path, 2, first=5, size=(150,106))
     assert (files[0].stat().st_mtime_ns,files[0].stat().st_ino)==was[0] and read_image(files[1]).shape==(150,106,3)
     with pytest.raises(ValueError, match='1 page or more'): draw_pages(tmp_path, 0)
+
+def test_other_pages_are_refused(tmp_path):
+    "A page that is there is not drawn again, so all that decides how it looks must be as it was"
+    draw_pages(tmp_path/'a', 1, size=(150,106)); (tmp_path/'a'/'page-00000.png').unlink()
+    cast = World(seed=0).cast(2)
+    for other in (dict(size=(300,212)), dict(color=True), dict(world=World(seed=1)), dict(cast=cast[:1])):
+        with pytest.raises(ValueError, match='expected another folder'): draw_pages(tmp_path/'a', 1, **(dict(size=(150,106)) | other))
+    draw_pages(tmp_path/'b', 1, size=(150,106), cast=cast)
+    with pytest.raises(ValueError, match='expected another folder'): draw_pages(tmp_path/'b', 1, size=(150,106), cast=cast[:1])
+    (tmp_path/'b'/'pages.json').unlink()
+    with pytest.raises(ValueError, match='without a note'): draw_pages(tmp_path/'b', 1, size=(150,106), cast=cast)
+    assert not list((tmp_path/'a').glob('*.png'))
 
 # ---------- the command
 
@@ -149,17 +173,39 @@ def test_command_trains_and_resumes_exactly(piles, tmp_path, monkeypatch):
     paint = Colorizer.load(tmp_path/'whole', device='cpu')
     assert paint(np.full((40,50), 255, np.uint8)).size==(50,40)
     assert paint.config['training']['identity']==.5 and paint.config['protocol']==dict(cue='none', size=32)
+    kept = json.loads((tmp_path/'whole'/'train.json').read_text(encoding='utf-8'))
+    assert [kept[k] for k in ('bw','color')]==[str(Path(p).resolve()) for p in piles] and kept['uncut'] is False
+    published = (tmp_path/'whole'/'config.json').read_text(encoding='utf-8')
+    assert 'bw' not in paint.config['training'] and not any(Path(p).parent.name in published for p in piles)
 
 def test_command_names_what_is_wrong(piles, tmp_path, monkeypatch):
     from manga_colorize.cyclegan.command import manga_cyclegan
     monkeypatch.setenv('MANGA_SCALE', 'quick')
-    bw,color = piles; out = tmp_path/'p'; out.mkdir(); (out/'checkpoint.pt').touch(); (out/'train.json').write_text(json.dumps(small))
-    for args,kwargs,says in (((bw,color), dict(out=out), 'expected --resume'), ((bw,color), dict(out=out, resume=True, ngf=8), "got {'ngf': 8}"),
-                             ((bw,color), dict(out=tmp_path/'q', resume=True), 'expected a run to go on with'), ((bw,'world'), dict(out=tmp_path/'q'), 'the word world twice'),
-                             ((bw,bw), dict(out=tmp_path/'q'), 'different pages'), ((tmp_path/'no',color), dict(out=tmp_path/'q'), 'expected a folder of pictures'),
-                             ((bw,color), dict(out=tmp_path/'q', uncut=True, bs=400, size=32), 'at least one batch')):
-        with pytest.raises(SystemExit, match='manga-cyclegan: ') as e: manga_cyclegan(*args, **kwargs)
-        assert says in str(e.value)
+    bw,color = piles; run,new,old = tmp_path/'p',dict(out=tmp_path/'q'),dict(out=tmp_path/'p', resume=True); run.mkdir()
+    (run/'checkpoint.pt').touch()
+    wrong = [((bw,color), dict(out=run), 'expected --resume'), ((bw,color), new | dict(resume=True), 'expected a run to go on with'),
+             ((bw,'world'), new, 'the word world twice'), ((bw,bw), new, 'different pages'), ((tmp_path/'no',color), new, 'expected a folder of pictures'),
+             ((bw,color), new | dict(uncut=True, bs=400, size=32), 'at least one batch')]
+    for args,kwargs,says in wrong: refused(manga_cyclegan, args, kwargs, says)
+    (run/'train.json').write_text('{"cue": "blur", "depth": 6}')          # of manga-train
+    refused(manga_cyclegan, (bw,color), old, 'expected a run of this command')
+    settings = dict(bw=bw, color=color, uncut=False, seed=0, precision=None, cycle=10., identity=.5, recompute=False, lr=1e-3, pages=40, **small)
+    (run/'train.json').write_text(json.dumps(settings))
+    for args,kwargs,says in (((bw,color), dict(ngf=8), "got {'ngf': 8}"), ((color,bw), {}, "got {'bw': "), ((bw,tmp_path), {}, "got {'color': "),
+                             (('world','world'), {}, "got {'bw': 'world'"), ((bw,color), dict(uncut=True), "got {'uncut': True}")):
+        refused(manga_cyclegan, args, old | kwargs, says)
+
+def refused(command, args, kwargs, says):
+    with pytest.raises(SystemExit, match='manga-cyclegan: ') as e: command(*args, **kwargs)
+    assert says in str(e.value)
+
+def test_uncut_goes_on_uncut(piles, tmp_path, monkeypatch):
+    from manga_colorize.cyclegan import command
+    seen = []
+    monkeypatch.setattr(command, '_run', lambda bw, color, out, s, *_: seen.append((bw, color)) or command.save_settings(s, out))
+    monkeypatch.setenv('MANGA_SCALE', 'quick')
+    for kwargs in (dict(uncut=True, **small), dict(resume=True)): command.manga_cyclegan(*piles, out=tmp_path/'run', **kwargs)
+    assert seen==[tuple(map(Path, piles))]*2
 
 def test_command_draws_its_own_pages(tmp_path, monkeypatch):
     from manga_colorize.cyclegan import command
@@ -167,8 +213,14 @@ def test_command_draws_its_own_pages(tmp_path, monkeypatch):
     def draw(folder, n, first=0, color=False, size=None, n_workers=0):
         drawn.append((Path(folder).name, n, first, color)); fill(Path(folder), n, first, color)
     monkeypatch.setattr(command, 'draw_pages', draw)
-    command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1)))
-    assert drawn==[('bw',3,0,False),('color',3,3,True)] and (tmp_path/'config.json').exists()
+    class Interrupt(Exception): pass
+    def stop(*_): raise Interrupt
+    with monkeypatch.context() as m:
+        m.setattr(command, '_run', stop)
+        with pytest.raises(Interrupt): command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=2, epochs=1)))
+    command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1)))    # none of the two pages of before
+    assert drawn==[('bw-2-600',2,0,False),('color-2-600',2,2,True),('bw-3-600',3,0,False),('color-3-600',3,3,True)] and (tmp_path/'config.json').exists()
+    assert {f['page'] for f in read_metadata(tmp_path/'panels'/'color-3-600-32')}=={f'page {i}.png' for i in (3,4,5)}
 
 def test_what_a_step_costs():
     from manga_colorize.cyclegan.command import cyclegan_speed,step_bytes
@@ -176,18 +228,38 @@ def test_what_a_step_costs():
     assert cyclegan_speed(32, 1, n=1, rounds=1, **narrow)>0
     assert step_bytes(32, 1, recompute=True, **narrow)<step_bytes(32, 1, **narrow)<step_bytes(32, 2, **narrow)
 
+def test_what_a_step_keeps_in_half_precision(monkeypatch):
+    "The scaler of fp16 refuses a step without gradients; here it is the CPU's, which does the same"
+    from fastai.callback import fp16
+    from torch.amp import GradScaler,autocast
+    from manga_colorize.cyclegan.command import step_bytes
+    monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kwargs: GradScaler('cpu', **kwargs))
+    monkeypatch.setattr(fp16, 'autocast', lambda device, dtype: autocast('cpu', dtype=dtype))
+    half,whole = [step_bytes(32, 1, ngf=4, n_blocks=2, n_layers=1, precision=p) for p in ('fp16','fp32')]
+    assert 0<half<whole
+
 # ---------- with pairs or without
 
 def test_pairs_of_squares_and_the_error_on_people():
-    from manga_colorize.cyclegan.versus import panel_pairs,people_error
+    from manga_colorize.cyclegan.versus import panel_pairs,people_errors
     from manga_colorize.data.pages import Page
     who = np.zeros((300,220), np.int32); who[30:120,40:160] = 7
     color = page(0, color=True); flat = Page(color[...,0].copy(), color, [(10,10,200,132),(10,158,200,132)], who>9, who, who.astype(np.uint8), ())
     bw,colors,people = panel_pairs([flat,flat], 32)
     assert len(bw)==4 and bw[0].shape==people[0].shape==(32,32) and colors[0].shape==(32,32,3) and people[0].dtype==bool   # the lower panel is nobody's
     assert len(panel_pairs([flat], 32, least=0)[0])==4
-    assert people_error(colors, colors, people)==(0.,0.)
+    assert panel_pairs([], 32)==panel_pairs([flat], 32, least=1)==([],[],[])
+    assert people_errors(colors, colors, people).tolist()==[0.]*4
     elsewhere = [np.where(p[...,None], c, 255-c) for c,p in zip(colors, people)]
-    assert people_error(elsewhere, colors, people)==(0.,0.)
-    white,black = [people_error([np.full_like(c, v) for c in colors], [np.full_like(c, 255) for c in colors], people)[0] for v in (255,0)]
-    assert white==0 and 99<black<101
+    assert people_errors(elsewhere, colors, people).tolist()==[0.]*4
+    white,black = [people_errors([np.full_like(c, v) for c in colors], [np.full_like(c, 255) for c in colors], people) for v in (255,0)]
+    assert white.max()==0 and 99<black.min()<=black.max()<101
+    for nobody in ([], [np.zeros((32,32), bool)]):
+        with pytest.raises(ValueError, match='expected people'): people_errors(colors[:1], colors[:1], nobody)
+
+def test_error_of_a_mean_as_elsewhere():
+    from manga_colorize.cyclegan.versus import mean_error
+    from manga_colorize.evaluate.adherence import Adherence
+    for numbers in ([3.], [1.,2.,6.]):
+        theirs = Adherence([dict(painter='a', picture=0, after=x, before=x, leak=x) for x in numbers]).rows[0]['after']
+        assert mean_error(numbers)==(theirs['mean'],theirs['error'])

@@ -6,6 +6,7 @@
 __all__ = ['squares', 'drawn_share', 'even_paper', 'PanelFolder', 'draw_pages', 'build_panels']
 
 # %% ../../nbs/data/10_domains.ipynb #fd789c45
+import json
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import manga_colorize.data.pages # gives a World its pages
 def squares(
     box # Corner x, y, width and height of a panel, pixels
 )->list: # Corner x, y and side of each square, pixels
-    "Cover a panel with squares of its shorter side"
+    "Choose squares along a panel, of its shorter side"
     x,y,w,h = box; side = min(w,h); room = max(w,h)-side
     n = max(1, round(max(w,h)/side))
     steps = [room//2] if n==1 else np.linspace(0, room, n).round().astype(int).tolist()
@@ -45,8 +46,10 @@ def even_paper(
     page # RGB uint8 (H, W, 3)
 )->np.ndarray: # RGB uint8 (H, W, 3)
     "Make the paper of a scan white and its ink neutral"
-    paper = np.maximum(np.percentile(page[::4,::4].reshape(-1,3), 97, axis=0), 96)
-    return cv2.LUT(page, (np.arange(256)[:,None]*255/paper).clip(0,255).round().astype(np.uint8)[None])
+    ink,paper = np.percentile(page[::4,::4].reshape(-1,3), (1,97), axis=0)
+    white = 255/np.maximum(paper, 96); ink = np.minimum(ink*white, 128)
+    levels = ink.min() + (np.arange(256)[:,None]*white-ink)*(255-ink.min())/(255-ink)
+    return cv2.LUT(page, levels.clip(0,255).round().astype(np.uint8)[None])
 
 # %% ../../nbs/data/10_domains.ipynb #d01a6dae
 class PanelFolder(Folder):
@@ -94,6 +97,14 @@ class PanelFolder(Folder):
         return super().recipe() | dict(scans=self.scans, least=self.least)
 
 # %% ../../nbs/data/10_domains.ipynb #6d7d65bd
+def _note(folder, **wanted):
+    "Write down what the pages of `folder` are; `ValueError` if it has others"
+    file,kept = folder/'pages.json',wanted
+    if file.exists(): kept = json.loads(file.read_text(encoding='utf-8'))
+    elif any(folder.glob('page-*.png')): kept = 'pages without a note'
+    if kept!=wanted: raise ValueError(f"expected another folder for {wanted}, got {str(folder)!r} with {kept}")
+    with atomic_path(file) as tmp: tmp.write_text(json.dumps(wanted)+'\n', encoding='utf-8')
+
 def _draw(folder, color, world, cast, size, i):
     "Draw one page unless it is there"
     file = folder/f'page-{i:05d}.png'
@@ -112,10 +123,12 @@ def draw_pages(
     cast=None,        # Characters who may appear; None for three others on each page
     n_workers:int=0   # Processes; 0 works in this one
 )->list: # The files
-    "Fill a folder with pages of a World"
+    "Fill a folder with pages of a World; `ValueError` if others are there already"
     if n<1 or first<0: raise ValueError(f"expected 1 page or more, the first of number 0 or more, got {n} from {first}")
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
-    return list(in_order(partial(_draw, folder, color, world or World(seed=0), cast, size), range(first,first+n), n_workers))
+    world = world or World(seed=0)
+    _note(folder, world=world.seed, color=bool(color), size=[int(k) for k in size], cast=None if cast is None else [int(c.id) for c in cast])
+    return list(in_order(partial(_draw, folder, color, world, cast, size), range(first,first+n), n_workers))
 
 # %% ../../nbs/data/10_domains.ipynb #a7f6937b
 def build_panels(
