@@ -47,7 +47,7 @@ def even_paper(
 )->np.ndarray: # RGB uint8 (H, W, 3)
     "Make the paper of a scan white and its ink neutral"
     ink,paper = np.percentile(page[::4,::4].reshape(-1,3), (1,97), axis=0)
-    white = 255/np.maximum(paper, 96); ink = np.minimum(ink*white, 128)
+    white = 255/np.maximum(paper, 96); ink = np.minimum(ink*white, 192)
     levels = ink.min() + (np.arange(256)[:,None]*white-ink)*(255-ink.min())/(255-ink)
     return cv2.LUT(page, levels.clip(0,255).round().astype(np.uint8)[None])
 
