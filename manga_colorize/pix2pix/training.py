@@ -13,7 +13,6 @@ from .adversarial import *
 from .longruns import *
 from fastai.basics import *
 from fastai.callback.all import *
-import json
 from fastcore.script import call_parse
 
 # %% ../../nbs/pix2pix/03_training.ipynb #17b6e9f5
@@ -187,19 +186,13 @@ _defaults = dict(pix2pix=dict(cue='blur', crop=None, l1=100., gan='vanilla', lr=
 
 def _settings(given, out, resume):
     "What was asked for, or what the run in `out` was started with"
-    given,file = {k:v for k,v in given.items() if v is not None},out/'train.json'
-    if not resume:
-        if (out/'checkpoint.pt').exists(): raise ValueError(f"expected --resume or another folder, got the checkpoint of a run in {str(out)!r}")
-        scale,recipe = Scale.auto(),given.get('recipe', 'pix2pix')
-        if recipe not in _defaults: raise ValueError(f"expected a recipe among {list(_defaults)}, got {recipe!r}")
-        foreign = given.keys()&{'cue','l1','gan'}
-        if recipe=='studio' and foreign: raise ValueError(f"expected none of {sorted(foreign)} with the studio recipe, which has its own")
-        return _shared | dict(bs=scale.bs, ngf=scale.ngf, depth=scale.n_down, epochs=scale.epochs) | _defaults[recipe] | given
-    if not file.exists(): raise ValueError(f"expected a run to go on with, got no {str(file)!r}")
-    kept = json.loads(file.read_text(encoding='utf-8'))
-    other = {k:v for k,v in given.items() if kept.get(k)!=v}
-    if other: raise ValueError(f"expected the settings of {str(file)!r}, got {other}")
-    return kept
+    scale,recipe = Scale.auto(),given['recipe'] or 'pix2pix'
+    common = _shared | dict(bs=scale.bs, ngf=scale.ngf, depth=scale.n_down, epochs=scale.epochs)
+    if resume: return run_settings(given, common, out, True)
+    if recipe not in _defaults: raise ValueError(f"expected a recipe among {list(_defaults)}, got {recipe!r}")
+    foreign = [k for k in ('cue','gan','l1') if given[k] is not None]
+    if recipe=='studio' and foreign: raise ValueError(f"expected none of {foreign} with the studio recipe, which has its own")
+    return run_settings(given, common | _defaults[recipe], out)
 
 def _learner(dataset, files, s):
     seed_everything(s['seed'])
@@ -241,7 +234,7 @@ def manga_train(
     try:
         s = _settings(given, out, resume)
         learn = _learner(dataset, files, s)
-        with atomic_path(out/'train.json') as tmp: tmp.write_text(json.dumps(s, indent=2)+'\n', encoding='utf-8')
+        save_settings(s, out)
         flat = s['epochs'] - s['epochs']//2
         learn.fit_flat_lin(flat, s['epochs']-flat, cbs=[Checkpoints(out/'checkpoint.pt', resume), stop])
         Colorizer.from_learner(learn, seen=learn.train_iter*s['bs'], training=s).save(out)
