@@ -1,7 +1,10 @@
-"""Processes that can be interrupted and killed, all children of one that has imported everything before: a dozen imports of PyTorch would take longer than what is tested.
+"""Processes that can be interrupted and killed, all children of one that has imported everything before.
+A dozen imports of PyTorch would take longer than what is tested. The environment is the parent's at the start of each.
 Where processes cannot be forked so (Windows, macOS) each child imports for itself."""
 import multiprocessing as mp,os,runpy,shutil,signal,subprocess,sys,time
 from pathlib import Path
+
+import pytest
 
 context = mp.get_context('forkserver' if sys.platform=='linux' else 'spawn')
 if sys.platform=='linux': context.set_forkserver_preload(['pytest','manga_colorize.all','torch._dynamo'])   # the last by every optimizer's first step
@@ -11,9 +14,9 @@ def _begin(f, args, out, err, env):
     "What a shell does for a program: a session of its own, Ctrl-C as usual, files for what is said"
     if posix: os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)   # whatever the runner ignores
-    os.environ.update(env)
-    for stream,path in ((sys.stdout,out),(sys.stderr,err)): os.dup2(os.open(path, os.O_WRONLY|os.O_CREAT|os.O_APPEND), 1 if path==out else 2)
-    sys.stdout,sys.stderr = open(1,'w',encoding='utf-8',buffering=1,closefd=False),open(2,'w',encoding='utf-8',buffering=1,closefd=False)
+    os.environ.clear(); os.environ.update(env)   # a fork server has that of its own start
+    for to,path in ((1,out),(2,err)): os.dup2(os.open(path, os.O_WRONLY|os.O_CREAT|os.O_APPEND), to)
+    sys.stdout,sys.stderr = [open(to, 'w', encoding='utf-8', buffering=1, closefd=False) for to in (1,2)]
     f(*args)
 
 def run_script(path, *args):
@@ -28,7 +31,7 @@ class Child:
         k = len(list(Path(folder).glob('child*.out')))
         self.files = [Path(folder)/f'child{k}.{s}' for s in ('out','err')]
         for p in self.files: p.touch()
-        self.process = context.Process(target=_begin, args=(f,args,*map(str,self.files),env)); self.process.start()
+        self.process = context.Process(target=_begin, args=(f,args,*map(str,self.files),dict(os.environ)|env)); self.process.start()
     @property
     def pid(self): return self.process.pid
     @property
@@ -41,14 +44,21 @@ class Child:
         "Wait until `done()` is true, or a line that contains `done` was said, or the child has ended"
         there,end = done if callable(done) else lambda: done in self.out,time.monotonic()+seconds
         while not there() and self.process.is_alive():
-            assert time.monotonic()<end, ('waited in vain', self.out, self.err)
+            if time.monotonic()>end: self.give_up('waited in vain')
             time.sleep(.005)
         return self
     def interrupt(self): os.killpg(self.pid, signal.SIGINT); return self   # as a terminal does: the whole group
     def kill(self): self.process.kill(); return self
+    def give_up(self, why):
+        "Kill it and what it has started, then fail: the runner would wait for it at its own end"
+        try: os.killpg(self.pid, signal.SIGKILL) if posix else self.kill()
+        except ProcessLookupError: self.kill()   # not yet a group
+        self.process.join()
+        pytest.fail(f'{why}: {self.out}{self.err}')
     def end(self, seconds=60):
         "Wait for the end: exit code, and what was said"
-        self.process.join(seconds); assert not self.process.is_alive(), ('it does not end', self.out, self.err)
+        self.process.join(seconds)
+        if self.process.is_alive(): self.give_up('it does not end')
         return self.returncode,self.out,self.err
 
 def program(folder, name, *args, **env):

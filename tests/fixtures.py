@@ -1,7 +1,8 @@
 "Pictures for tests: whole ones in every form, damaged ones, and files that only claim to be large"
-import struct,zlib
+import json,struct,zlib
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 
 import cv2,numpy as np
 from PIL import Image
@@ -29,7 +30,8 @@ def whole_files(h=48, w=64):
     rgba = np.dstack([a,np.full((h,w),90,np.uint8)]); grey = (a[...,0].astype(np.uint16)*257)
     frames = dict(save_all=True, append_images=[Image.fromarray(b)])
     return {'a.jpg':encode(a,'JPEG',quality=90), 'turned.jpg':encode(a,'JPEG',exif=exif), 'progressive.jpg':encode(a,'JPEG',progressive=True),
-            'cmyk.jpg':encode(a,'JPEG','CMYK'), 'grey.jpg':encode(a,'JPEG','L'), 'a.png':encode(a,'PNG'), 'alpha.png':encode(rgba,'PNG'), 'palette.png':encode(a,'PNG','P'),
+            'cmyk.jpg':encode(a,'JPEG','CMYK'), 'grey.jpg':encode(a,'JPEG','L'), 'a.png':encode(a,'PNG'), 'alpha.png':encode(rgba,'PNG'),
+            'palette.png':encode(a,'PNG','P'),
             'deep.png':encode(grey,'PNG'), 'turned.png':encode(a,'PNG',exif=exif), 'a.gif':encode(a,'GIF',**frames), 'a.webp':encode(a,'WEBP'),
             'lossless.webp':encode(rgba,'WEBP',lossless=True), 'frames.webp':encode(a,'WEBP',**frames), 'a.bmp':encode(a,'BMP'), 'a.tif':encode(a,'TIFF'),
             'lzw.tif':encode(a,'TIFF',compression='tiff_lzw'), 'deflate.tif':encode(rgba,'TIFF',compression='tiff_adobe_deflate'),
@@ -70,10 +72,18 @@ def strangers():
     "What lies about under a picture's name: name -> bytes"
     import pickle,zipfile
     with zipfile.ZipFile(z:=BytesIO(), 'w') as f: f.writestr('a.png', encode(picture(),'PNG'))
-    return {'page.jpg':b'<!doctype html><title>503</title>', 'text.png':'Ein Text, kein Bild'.encode(), 'archive.webp':z.getvalue(), 'model.png':pickle.dumps({'a':1}),
-            'vector.png':b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', 'print.jpg':b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n',
-            'video.gif':bytes(4)+b'ftypisom'+bytes(40), 'noughts.bmp':bytes(999)}
+    return {'page.jpg':b'<!doctype html><title>503</title>', 'text.png':'Ein Text, kein Bild'.encode(), 'archive.webp':z.getvalue(),
+            'model.png':pickle.dumps({'a':1}), 'vector.png':b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+            'print.jpg':b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n', 'video.gif':bytes(4)+b'ftypisom'+bytes(40), 'noughts.bmp':bytes(999)}
 
-def digest(path):
-    "A file in one word: pytest would spend minutes on the difference of two long ones"
-    return sha256(path.read_bytes()).hexdigest()
+def digest(data):
+    "Bytes, or the file of a path, in one word: pytest would spend minutes on the difference of two long ones"
+    return sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
+
+def contents(path):
+    "All files under a folder: name -> `digest`"
+    return {p.relative_to(path).as_posix():digest(p) for p in Path(path).rglob('*') if p.is_file()}
+
+def refusals(path):
+    "What a data set refused: source -> why"
+    return {d['source']:d['why'] for d in map(json.loads, (Path(path)/'refused.jsonl').read_text(encoding='utf-8').splitlines())}

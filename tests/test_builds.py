@@ -7,7 +7,8 @@ from manga_colorize.data.dataset import build_dataset,read_metadata
 from manga_colorize.data.reading import Refused
 from manga_colorize.data.workers import in_order
 from children import Child,context,posix
-from test_dataset import contents,digest,picture,refusals,save
+from fixtures import contents,digest,picture,refusals
+from test_dataset import save
 
 @pytest.fixture(scope='module')
 def scans(tmp_path_factory):

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np,pytest,torch
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.data.points import erase,erased_cue,patch_cue,point_cue
+from manga_colorize.data.points import erase,erased_cue,patch_cue,point_cue,ringed
 from manga_colorize.data.sketch import blur_cue,no_cue
 from manga_colorize.data.cues import mix,mixed_cue,stroke_cue
 from manga_colorize.studio.inputs import fit_cue
@@ -182,3 +182,13 @@ def test_gpu_is_the_cpu(f):
     there = f(batch.to(dev), seed=3)
     assert there.device.type==dev and ((there.cpu()-f(batch, seed=3)).abs()>1.1/127.5).float().mean()<1e-3
     with torch.autocast(dev): assert (f(batch.to(dev), seed=3)-there).abs().max()<1.1/127.5
+
+@pytest.mark.parametrize('size,grow,wide', [(64,0,3),(64,4,3),(256,0,3),(256,3,7),(512,3,13)])
+def test_rings_make_spots_seen(size, grow, wide):
+    "A spot of one pixel is `wide` ones across, grown by a pixel at least; then comes the ring, then nothing"
+    cue = np.zeros((size,size,4), np.uint8); cue[size//2,size//2] = 200,10,20,255; before = cue.copy(); seen = ringed(cue, grow)
+    row,ring = seen[size//2],(48,48,48,255)
+    assert ((row==(200,10,20,255)).all(-1)).sum()==wide and seen.dtype==np.uint8
+    k = size//2+wide//2+1
+    assert tuple(row[k])==ring and not row[k+max(1,wide//2)+1:].any() and set(map(tuple,seen.reshape(-1,4)))=={(0,0,0,0),(200,10,20,255),ring}
+    assert np.array_equal(cue, before) and not ringed(np.zeros_like(cue)).any()

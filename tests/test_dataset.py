@@ -1,10 +1,11 @@
 "Data sets: layout, refusals, determinism, splits, foreign folders, places, old and new reports"
-import hashlib,json,os,subprocess,sys
+import os,subprocess,sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2,numpy as np,pytest
+import numpy as np,pytest
 from PIL import Image
+from fixtures import contents,digest,picture,refusals
 from manga_colorize.core import read_image
 from manga_colorize.data.audit import audit
 from manga_colorize.data.dataset import build_dataset,prepare,read_metadata
@@ -13,11 +14,6 @@ from manga_colorize.data.sources import Drawn,Folder
 
 ART = os.environ.get('MANGA_ART')
 
-def picture(i=0, h=96, w=96):
-    "Smooth colour with a few edges"
-    rng = np.random.default_rng(i)
-    a = cv2.resize(rng.integers(0, 256, (5,5,3), np.uint8), (w,h), interpolation=cv2.INTER_CUBIC)
-    return cv2.circle(a, (w//2,h//2), min(h,w)//4, rng.integers(0,256,3).tolist(), -1)
 def save(a, path, **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(a).save(path, **kwargs)
@@ -29,17 +25,15 @@ class FakeWorld:
     "What `World` promises, in a line each"
     seed:int = 0
     def cast(self, n): return [f'mia{i}' for i in range(n)]
-    def illustration(self, i, size=256, cast=None): return Drawing(picture(i, size, size), characters=(cast[i%len(cast)] if cast else f'mia{i}',), style='plain' if i%4 else 'chibi')
+    def illustration(self, i, size=256, cast=None):
+        who = cast[i%len(cast)] if cast else f'mia{i}'
+        return Drawing(picture(i, size, size), characters=(who,), style='plain' if i%4 else 'chibi')
     def scene(self, i, size=256): return Drawing(picture(1000+i, size, size), ('scene',), (), 'scene')
 
 @pytest.fixture
 def pages(tmp_path):
     for i in range(12): save(picture(i), tmp_path/'in'/f'chapter {i%3}'/f'{i}.png')
     return tmp_path/'in'
-
-def digest(data): return hashlib.sha256(data).hexdigest() # pytest takes minutes to tell how long bytes differ
-def contents(path): return {p.relative_to(path).as_posix():digest(p.read_bytes()) for p in Path(path).rglob('*') if p.is_file()}
-def refusals(path): return {d['source']:d['why'] for d in map(json.loads, (path/'refused.jsonl').read_text(encoding='utf-8').splitlines())}
 
 def test_layout(pages, tmp_path):
     dst = tmp_path/'out'; r = build_dataset(pages, dst, size=64, valid_pct=.25)
@@ -93,7 +87,8 @@ def test_refusals_are_counted_and_named(pages, tmp_path):
     (pages/'notes.txt').write_text('ignored'); (pages/'.hidden.png').touch()
     r = build_dataset(pages, tmp_path/'out', size=64)
     assert r.kept==12
-    assert refusals(tmp_path/'out')=={'cut.png':'cannot be read', 'text.jpg':'not a picture', 'empty.png':'empty file', 'grey rgb.jpg':'no colour', 'grey.png':'no colour',
+    assert refusals(tmp_path/'out')=={'cut.png':'cannot be read', 'text.jpg':'not a picture', 'empty.png':'empty file', 'grey rgb.jpg':'no colour',
+                                   'grey.png':'no colour',
                                       'noise.png':'too complex', 'tiny.png':'too small', 'strip.png':'too narrow'}
     assert r.refused=={'cannot be read':1, 'not a picture':1, 'empty file':1, 'no colour':2, 'too complex':1, 'too small':1, 'too narrow':1}
     assert 'text.jpg' in str(r) and '| too complex | 1 |' in r._repr_markdown_()
@@ -153,7 +148,8 @@ def test_folders_must_be_apart(pages, tmp_path):
     for dst in (pages, pages/'out', tmp_path):
         with pytest.raises(ValueError, match='two separate folders'): build_dataset(pages, dst)
 
-@pytest.mark.parametrize('kwargs,match', [(dict(n=None),'expected n,'),(dict(n=0),'n of at least 1'),(dict(n=1,size=8),'expected a size'),(dict(n=1,seed=-1),'expected a seed'),
+@pytest.mark.parametrize('kwargs,match', [(dict(n=None),'expected n,'),(dict(n=0),'n of at least 1'),(dict(n=1,size=8),'expected a size'),
+                                          (dict(n=1,seed=-1),'expected a seed'),
                                           (dict(n=1,valid_pct=1.),'valid_pct'),(dict(n=1,valid_pct=-.1),'valid_pct'),(dict(n=1,test_pct=1.5),'test_pct')])
 def test_wrong_arguments(tmp_path, kwargs, match):
     with pytest.raises(ValueError, match=match): build_dataset(FakeWorld(), tmp_path/'out', **kwargs)

@@ -3,7 +3,6 @@ import json, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import nbformat, pytest
-from children import program
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -84,14 +83,59 @@ def settings():
     config = ConfigParser(delimiters=['=']); config.read(ROOT/'settings.ini', encoding='utf-8')
     return config['DEFAULT']
 
-@pytest.mark.parametrize('script', settings()['console_scripts'].split())
-def test_every_command_has_help(script, tmp_path):
-    "Each command is installed beside this Python, starts, and explains its arguments"
+scripts = settings()['console_scripts'].split()
+ask_all_for_help = """
+import io,json,runpy,sys,warnings
+from contextlib import redirect_stderr,redirect_stdout
+
+def ask(path):
+    "Run a command's script while no module of the package has been imported"
+    for m in [m for m in sys.modules if m.split('.')[0]=='manga_colorize']: del sys.modules[m]
+    sys.argv,code = [path,'--help'],0
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try: runpy.run_path(path, run_name='__main__')
+        except SystemExit as e: code = e.code or 0
+        except Exception as e: code = repr(e)
+    return code,out.getvalue(),err.getvalue()
+
+warnings.filterwarnings('error', module='manga_colorize')
+print(json.dumps({path:ask(path) for path in sys.argv[1:]}))
+"""
+
+@pytest.fixture(scope='module')
+def helps(tmp_path_factory):
+    "What every command says to `--help`: one process, where the libraries are imported once"
+    folder,files = tmp_path_factory.mktemp('helps'),[]
+    for name,module,command in [s.replace(':','=').split('=') for s in scripts]:
+        files.append(f'{name}.py'); (folder/files[-1]).write_text(f'import sys\nfrom {module} import {command}\nsys.exit({command}())\n')
+    run = subprocess.run([sys.executable,'-c',ask_all_for_help,*files], cwd=folder, capture_output=True, text=True, encoding='utf-8', timeout=60)
+    assert run.returncode==0 and not run.stderr, run.stderr
+    return json.loads(run.stdout)
+
+@pytest.mark.parametrize('script', scripts)
+def test_every_command_has_help(script, helps):
+    "Each command is installed beside this Python, needs no module but those it imports, warns of nothing, and explains its arguments"
     command = shutil.which(script.split('=')[0], path=str(Path(sys.executable).parent))
     assert command, f"{script} is not installed: run 'make setup'"
-    code,out,err = program(tmp_path, script.split('=')[0], '--help').end()
-    assert code==0 and not err, err
+    code,out,err = helps[script.split('=')[0]+'.py']
+    assert code==0 and not err, (code,err)
     assert out.startswith('usage')
+
+SOURCES = sorted(p for folder in ('manga_colorize','tests') for p in (ROOT/folder).rglob('*.py') if p.name!='_modidx.py')
+UNWRAPPED = {
+    'tests/test_adherence.py':2, 'tests/test_audit.py':1, 'tests/test_batches.py':3, 'tests/test_booru.py':17, 'tests/test_browser.py':12,
+    'tests/test_collections.py':23, 'tests/test_colorizer.py':7, 'tests/test_commands.py':1, 'tests/test_demo.py':1, 'tests/test_download.py':8,
+    'tests/test_embedded.py':9, 'tests/test_lab_bins.py':2, 'tests/test_matches.py':1, 'tests/test_pages.py':2, 'tests/test_painter.py':6,
+    'tests/test_panels.py':1, 'tests/test_reading.py':4, 'tests/test_reference.py':3, 'tests/test_rough.py':4, 'tests/test_sample.py':1,
+    'tests/test_scenes.py':1, 'tests/test_screening.py':1, 'tests/test_sketch.py':1, 'tests/test_sources.py':3, 'tests/test_tasks.py':2,
+    'tests/test_tiles.py':1, 'tests/test_world.py':3,
+}
+
+@pytest.mark.parametrize('path', SOURCES, ids=rel)
+def test_lines_fit_a_screen(path):
+    "160 characters; files of `UNWRAPPED` may have so many longer ones as stand there, and never more"
+    long = [i for i,l in enumerate(path.read_text(encoding='utf-8').splitlines(), 1) if len(l)>160]
+    assert len(long)<=UNWRAPPED.get(rel(path), 0), long
 
 def test_repository_is_small():
     files = subprocess.run(['git','ls-files','-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')

@@ -118,6 +118,14 @@ def test_a_painter_that_answers_with_ab():
     painter = make('sketch', q=2); z,light = painter(torch.rand(1,1,32,32)*2-1, None, raw=True)
     assert z.shape==(1,2,8,8) and painter.ab(z).equal(110*z)
 
+@pytest.mark.parametrize('q', (2,313))
+def test_a_temperature_is_told_from_0_to_1(q):
+    "Only `config` counts it in hundredths"
+    painter,page = make('grey', q=q),torch.zeros(1,1,32,32)
+    assert painter(page, None, temperature=.38).equal(painter(page, None))
+    for bad in (38,-.1):
+        with pytest.raises(ValueError, match='expected a temperature'): painter(page, None, temperature=bad)
+
 @pytest.mark.parametrize('kw', [dict(protocol='photo'), dict(protocol=3), dict(protocol=-1), dict(temperature=101), dict(temperature=-1)], ids=str)
 def test_bad_painters_are_refused(kw):
     with pytest.raises(ValueError, match='expected a'): LabPainter(**kw)

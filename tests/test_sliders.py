@@ -2,6 +2,7 @@
 import threading,time
 
 import numpy as np,pytest
+from fixtures import same
 from manga_colorize.core import over_white,to_image
 from manga_colorize.data.batches import cues,sketches
 from manga_colorize.data.sketch import blur_cue,complexity,sketchify
@@ -89,8 +90,9 @@ widgets = pytest.importorskip('ipywidgets')
 
 def test_sliders_turn_knobs():
     panel = explore(color, dict(wash=wash, tinted=tinted)).panel(); e = panel.explorer; before = panel.picture.value
-    for k,v in dict(sigma=44., c=3.5, block_size=15, cue='point', n=11, seed=2, sketch='xdog', model='tinted').items(): panel.controls[k].value = v
-    assert panel.wait(20) and all(getattr(e.knobs,k)==v for k,v in dict(sigma=44, c=3.5, block_size=15, cue='point', n=11, seed=2, sketch='xdog', model='tinted').items())
+    turned = dict(sigma=44., c=3.5, block_size=15, cue='point', n=11, seed=2, sketch='xdog', model='tinted')
+    for k,v in turned.items(): panel.controls[k].value = v
+    assert panel.wait(20) and {k:getattr(e.knobs,k) for k in turned}==turned
     panel.options['tinted','gain'].value = 1.7; panel.wait(20)
     assert e.knobs.options['gain']==1.7 and panel.picture.value!=before
     assert panel.active()==['sketch','cue','n','seed','model','warm','gain']
@@ -181,6 +183,9 @@ def test_options_that_are_none(lab):
     from manga_colorize.studio.colorizer import Colorizer
     with pytest.raises(ValueError, match='temperature from 0 to 1, got 2'): lab(color[...,0], temperature=2)
     with pytest.raises(ValueError, match="expected options among .'temperature'., got .'warmth'."): lab(color[...,0], warmth=1)
+    for bad in ('0.3',[.3],float('nan')):
+        with pytest.raises(ValueError, match='temperature from 0 to 1, got'): lab(color[...,0], temperature=bad)
+    assert same(lab(color[...,0], temperature=None, warmth=None), lab(color[...,0]))
     from manga_colorize.lab.network import LabPainter
     l2 = Colorizer(LabPainter('grey', 2, nf=2)); assert l2.options=={}
     with pytest.raises(ValueError, match='expected options among'): l2(color[...,0], temperature=.5)

@@ -125,7 +125,7 @@ def point_cue(
 # %% ../../nbs/data/05d_points.ipynb #8cdb28ea
 def ringed(
     cue,   # RGBA uint8 (H, W, 4)
-    grow=3 # Wider by this on each side, pixels in a picture of 256
+    grow=3 # Wider by this on each side, pixels in a picture of 256; at least a whole pixel of yours, so 0 grows too
 )->np.ndarray: # RGBA uint8 (H, W, 4), each spot larger and in a dark ring
     "Make the spots of `cue` visible in a figure; painters take the cue itself"
     told,out = cue[...,3]>0,cue.copy(); r = max(1, grow*min(cue.shape[:2])/256)

@@ -142,7 +142,7 @@ class LabPainter(nn.Module):
         protocol='grey',  # Name in `protocols`, or its number
         q:int=313,        # Bins; 2 to answer with ab itself, which learns by L2
         nf:int=64,        # Channels of the first block; the published network has 64
-        temperature:int=38, # Of the annealed mean, hundredths: 0 for the mode, 100 for the mean
+        temperature:int=38, # Of the annealed mean, whole hundredths as `config` needs them: 0 for the mode, 100 for the mean
         bins=None         # ab of each bin, (q, 2); None to load them with the weights
     ):
         super().__init__()
@@ -161,7 +161,13 @@ class LabPainter(nn.Module):
     @property
     def options(self): return {} if self.net.q==2 else dict(temperature=(0., 1., self.temperature/100)) # What `forward` may be told: lowest, highest, usual
 
-    def forward(self, sketch, cue, raw=False, temperature=None):
+    def forward(self,
+        sketch,          # (B, 1, H, W) in [-1, 1], H and W multiples of `stride`
+        cue,             # (B, 4, H, W): RGB in [-1, 1], coverage in [0, 1]; unused, so None will do, but in the 'cue' protocol
+        raw=False,       # Give what the loss needs instead: (B, q, H/4, W/4) before any softmax, and lightness (B, 1, H, W) in [0, 100]
+        temperature=None # Of the annealed mean, 0 for the mode to 1 for the mean, as `options` has it; None for that of the painter
+    ): # RGB (B, 3, H, W) in [-1, 1]
+        "Paint the pages of a batch, or give what the loss needs"
         seen = self.see(sketch, cue)
         features = self.net.features(seen)
         z,light = self.net.head(features),seen[:,:1] if self.light is None else self.light(features, seen)
@@ -181,18 +187,19 @@ def see(self:LabPainter,
 # %% ../../nbs/lab/03_network.ipynb #8be764bb
 @patch
 def ab(self:LabPainter,
-    z,     # (B, q, h, w), as `forward` gives it
-    T=None # Temperature, 0 to 1; None for that of the painter
+    z,               # (B, q, h, w), as `forward` gives it
+    temperature=None # 0 to 1; None for that of the painter. Without effect where it answers with ab itself
 ): # (B, 2, h, w)
     "Decide for a colour at each patch"
-    if self.net.q==2: return 110*z.float().clamp(-1,1)
-    return decode(z, self.temperature/100 if T is None else T, self.net.bins)
+    if temperature is None: temperature = self.temperature/100
+    if not 0<=temperature<=1: raise ValueError(f"expected a temperature in [0, 1], got {temperature}")
+    return 110*z.float().clamp(-1,1) if self.net.q==2 else decode(z, temperature, self.net.bins)
 
 @patch
 def paint(self:LabPainter,
-    z,     # (B, q, H/4, W/4)
-    light, # (B, 1, H, W) in [0, 100]
-    T=None # Temperature, 0 to 1; None for that of the painter
+    z,               # (B, q, H/4, W/4)
+    light,           # (B, 1, H, W) in [0, 100]
+    temperature=None # 0 to 1; None for that of the painter. Without effect where it answers with ab itself
 ): # RGB (B, 3, H, W) in [-1, 1]
     "Lay the chosen colours under the lightness"
-    with exact(z): return join_lab(light.float(), enlarge(self.ab(z, T)))
+    with exact(z): return join_lab(light.float(), enlarge(self.ab(z, temperature)))

@@ -9,6 +9,7 @@ __all__ = ['archs', 'build_model', 'Colorizer']
 import hashlib,json,torch,safetensors.torch as st,torch.nn.functional as F
 from functools import partial
 from inspect import signature
+from numbers import Real
 from pathlib import Path
 from PIL import Image
 from fastcore.basics import patch,patch_to
@@ -117,23 +118,26 @@ def _paint_small(self:Colorizer, sketch, cue, **options):
 
 @patch
 def _check_options(self:Colorizer, told):
-    known = self.options
+    "What was `told` of the model's options; None says nothing"
+    known,told = self.options,{k:v for k,v in told.items() if v is not None}
     if unknown := told.keys()-known.keys(): raise ValueError(f"expected options among {list(known)}, got {sorted(unknown)}")
     for k,v in told.items():
-        if not known[k][0]<=v<=known[k][1]: raise ValueError(f"expected {k} from {known[k][0]:g} to {known[k][1]:g}, got {v!r}")
+        low,high,_ = known[k]
+        if not isinstance(v, Real) or not low<=v<=high: raise ValueError(f"expected {k} from {low:g} to {high:g}, got {v!r}")
+    return told
 
 @patch
 def paint_batch(self:Colorizer,
     sketch:torch.Tensor, # (B, 1, H, W) in [-1, 1], any size
     cue=None,            # (B, 4, h, w), of any size: it is scaled; None for no cue
-    **options            # As the model's `options` name them
+    **options            # As the model's `options` name them, numbers; None for the usual
 )->torch.Tensor: # (B, 3, H, W) in [-1, 1], on the sketch's device
     "Paint a batch; pages of more than `limit` pixels in tiles"
     if sketch.ndim!=4 or sketch.shape[1]!=1 or not sketch.numel(): raise ValueError(f"expected sketches (B, 1, H, W), got {tuple(sketch.shape)}")
     h,w = sketch.shape[-2:]
     if cue is None: cue = no_cue(sketch)
     if cue.ndim!=4 or cue.shape[:2]!=(len(sketch),4): raise ValueError(f"expected cues ({len(sketch)}, 4, H, W), got {tuple(cue.shape)}")
-    self._check_options(options)
+    options = self._check_options(options)
     with torch.inference_mode():
         self.model.eval()
         page = [picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))]
