@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 
 import cv2,numpy as np,pytest,torch
-from fastai.basics import L1LossFlat,Learner,Module,nn
+from fastai.basics import L1LossFlat,Learner,Module,chunked,nn
 import fastai.callback.progress,fastai.callback.schedule
 from manga_colorize.core import to_image,to_tensor,over_white
-from manga_colorize.data.batches import PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
+from manga_colorize.data.batches import EpochDL,PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
 from manga_colorize.data.dataset import build_dataset
 from manga_colorize.data.sketch import blur_cue,sketchify
 from test_dataset import FakeWorld
@@ -262,3 +262,20 @@ def test_cuts_and_recolor(pages):
     assert torch.equal(plain[2].sort(1).values, mixed[2].sort(1).values) and not torch.equal(plain[2], mixed[2])
     assert (mixed[1][:,:3].mean((2,3))-mixed[2].mean((2,3))).abs().max()<.1
     with pytest.raises(ValueError, match='at least one cut'): manga_dls(pages, cuts=0)
+
+class Cards(list): resident = True
+class Dealer(EpochDL):
+    def shuffle_fn(self, idxs): return shuffled(len(idxs), self.seed, self.now)
+    def create_batches(self, idxs): return ([self.dataset[i] for i in b] for b in chunked(idxs, self.bs))
+    def derive(self, b): return self.now,b
+
+def test_rounds_of_any_loader():
+    dealer = Dealer(Cards(range(40)), bs=8, shuffle=True, seed=3, device='cpu')
+    rounds = [list(dealer) for _ in range(3)]
+    assert [{n for n,_ in r} for r in rounds]==[{0},{1},{2}] and dealer.epoch==3
+    assert all(sorted(sum((b for _,b in r), []))==list(range(40)) for r in rounds) and rounds[0][0][1]!=rounds[1][0][1]
+    dealer.epoch = 1
+    assert dealer.one_batch()==rounds[1][0] and dealer.epoch==1       # looking moves nothing
+    assert list(dealer.new())==rounds[1] and list(dealer)==rounds[1]  # a copy goes on where this one stands
+    other = dealer.new(seed=4, epoch=1)
+    assert (other.seed,other.bs,other.shuffle)==(4,8,True) and list(other)!=rounds[1]

@@ -2,7 +2,7 @@
 import numpy as np,pytest,torch
 from PIL import Image
 from torch import nn
-from fastai.basics import DataLoaders,Recorder,get_model
+from fastai.basics import DataLoader,DataLoaders,Recorder,get_model
 from manga_colorize.core import seed_everything
 from manga_colorize.pix2pix.longruns import Checkpoints,StopOnNaN,read_checkpoint
 from manga_colorize.pix2pix.training import FastMath
@@ -310,6 +310,18 @@ def test_grey_and_one_bit_files(tmp_path):
     for i in range(6): Image.fromarray(np.eye(40, dtype=bool)).save(tmp_path/'a'/f'{i}.tif')
     bw,_ = unpaired_dls(tmp_path/'a', b, size=40, bs=2, augment=False, device='cpu').one_batch()
     assert sorted(bw.unique().round().tolist())==[-1.,1.]
+
+def test_training_rate_leaves_the_loaders(tmp_path):
+    "Steps on one batch, as many as asked for; then the learner has its own loaders and goes on with them"
+    from manga_colorize.pix2pix.speed import training_rate
+    learn,steps = learner(batches(1), tmp_path),[]
+    own = learn.dls = DataLoaders(*[DataLoader(batches(n), bs=None) for n in (4,1)], device=torch.device('cpu')); own.n_inp = 1
+    class Count(StopOnNaN):
+        def after_batch(self): steps.append(self.xb[0].shape[0])
+    learn.add_cb(Count())
+    assert training_rate(learn, n=3, rounds=2)>0
+    assert steps==[2]*6 and learn.dls is own
+    fit(learn); assert len(steps)==6+4
 
 # ---------- as a Colorizer, and on the board
 

@@ -264,14 +264,15 @@ def manga_dls(
     cuts:int=1,       # Cuts of each picture: drawing sketch and cue is paid once for all of them
     recolor:float=0,  # Share of the training pictures whose colours are shuffled, 0 to 1
     augment=True,     # Mirror and jitter (or crop) the training pictures?
-    sketch=sketchify, # How a sketch is drawn: a name in `sketches`, such as 'rough', or a function of uint8 (B, 3, H, W); 'own' for those that came with the pictures
+    sketch=sketchify, # A name in `sketches`, such as 'rough', or 'own' for those that came with the pictures; or a function of uint8 (B, 3, H, W)
     device=None       # Where the batches go; None for fastai's default
 )->DataLoaders: # Batches of sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Load a data set for training; `ValueError` if it is none or too small"
     _function(cue); _function(sketch, sketches, 'sketch')
     if seed<0: raise ValueError(f"expected a seed of 0 or more, got {seed}")
     if cuts<1 or not 0<=recolor<=1: raise ValueError(f"expected at least one cut and a share from 0 to 1, got cuts={cuts} and recolor={recolor}")
-    if (cuts>1 or recolor) and not augment or cuts>1 and crop is None: raise ValueError(f"expected augment=True with cuts or recolor, and a crop with cuts, got augment={augment}, crop={crop}, cuts={cuts}, recolor={recolor}")
+    if (cuts>1 or recolor) and not augment or cuts>1 and crop is None:
+        raise ValueError(f"expected augment=True with cuts or recolor, and a crop with cuts, got {augment=}, {crop=}, {cuts=}, {recolor=}")
     if bs<1: raise ValueError(f"expected a batch size of at least 1, got {bs}")
     rows = read_metadata(path); train,valid = _files(rows,path,'train'),_files(rows,path,'valid')
     own = [_own(rows,path,k) if sketch=='own' else None for k in ('train','valid')]
