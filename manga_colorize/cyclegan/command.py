@@ -31,6 +31,7 @@ def _two_folders(bw, color):
     if (bw=='world')!=(color=='world'): raise ValueError(f"expected the word world twice or not at all, got {str(bw)!r} and {str(color)!r}")
     if bw!='world' and _place(bw)==_place(color): raise ValueError(f"expected two folders with different pages, got {str(bw)!r} twice")
     return dict(bw=_place(bw), color=_place(color))
+
 def _drawn(out, s, workers):
     "Two folders of pages of a World; other numbers and sizes have other folders"
     n,tall = s['pages'],max(600, 6*s['size'])
