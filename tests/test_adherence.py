@@ -40,7 +40,8 @@ def test_difference_properties():
     assert ciede2000(lab,lab).max()==0 and ciede2000(lab,lab[0,0]).shape==(64,64) and ciede2000(lab[0,0],lab).shape==(64,64)
     assert np.isfinite(ciede2000(lab, [0,0,0])).all() and float(ciede2000([0,0,0],[100,0,0]))==pytest.approx(100)
 
-@pytest.mark.parametrize('bad', [np.zeros(3), np.zeros((4,4),np.uint8), np.zeros((4,4,4),np.uint8), np.zeros((3,4,4),np.int64)], ids=lambda x: f'{x.dtype}{x.shape}')
+@pytest.mark.parametrize('bad', [np.zeros(3), np.zeros((4,4),np.uint8), np.zeros((4,4,4),np.uint8), np.zeros((3,4,4),np.int64)],
+                         ids=lambda x: f'{x.dtype}{x.shape}')
 def test_lab_refuses(bad):
     with pytest.raises(ValueError, match='expected uint8'): rgb_to_lab(bad)
 

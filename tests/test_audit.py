@@ -40,7 +40,8 @@ def test_an_unknown_acquaintance(pages):
 @pytest.mark.parametrize('change', ['none','smaller','brighter','jpeg','cut'])
 def test_a_copy_across(pages, change):
     rows = read_metadata(pages); f = next(f for f in rows if f['split']=='valid'); im = Image.open(pages/f['file_name'])
-    im = dict(none=im, smaller=im.resize((64,64)), brighter=ImageEnhance.Brightness(im).enhance(1.15), jpeg=im, cut=im.crop((1,1,95,95)).resize((96,96)))[change]
+    im = dict(none=im, smaller=im.resize((64,64)), brighter=ImageEnhance.Brightness(im).enhance(1.15), jpeg=im,
+              cut=im.crop((1,1,95,95)).resize((96,96)))[change]
     im.save(pages/'train'/'copy.png') if change!='jpeg' else im.save(pages/'train'/'copy.jpg', quality=40)
     rows.append(dict(file_name='train/copy.jpg' if change=='jpeg' else 'train/copy.png', split='train', characters=[])); write(pages, rows)
     assert what(pages)=={'near-duplicates in two splits'}

@@ -27,7 +27,8 @@ def test_a_post_is_a_small_record(server):
     assert post==next(iter(booru(server).search('id:1'))) and len({post})==1 and 'booru' not in repr(post) and post.booru.url==server.url
     with pytest.raises(AttributeError): post.id = 2
 
-@pytest.mark.parametrize('rating,letters', [('general','g'),('sensitive','s'),('questionable','q'),('explicit','e'),(('general','sensitive'),'gs'),(None,'gsqe')])
+@pytest.mark.parametrize('rating,letters', [('general','g'),('sensitive','s'),('questionable','q'),('explicit','e'),(('general','sensitive'),'gs'),
+                                            (None,'gsqe')])
 def test_rating_must_be_asked_for(server, rating, letters): assert [p.id for p in booru(server).search(rating=rating)]==expected(server, letters)
 
 def test_rating_is_checked_in_the_answer(server):
@@ -40,7 +41,8 @@ def test_left_out_posts_are_counted(server):
     s = booru(server).search(rating=None); n = len(list(s))
     assert s.skipped['banned']>5 and s.skipped['video']>5 and n+sum(s.skipped.values())==booru(server).count(rating=None)
 
-def test_count(server): assert booru(server).count()==len([i for i in range(1,251) if server.stock.facts(i)['rating']=='g' and not server.stock.facts(i)['is_deleted']])
+def test_count(server):
+    assert booru(server).count()==len([i for i in range(1,251) if server.stock.facts(i)['rating']=='g' and not server.stock.facts(i)['is_deleted']])
 
 def test_search_is_lazy(server):
     s = booru(server).search(); assert server.log==[]
@@ -59,7 +61,8 @@ def test_no_post_twice_while_300_more_arrive(server):
         if len(ids)%10==0 and server.n<550: server.n += 20
     assert ids==expected(server, n=250) and server.n==550
 
-@pytest.mark.parametrize('rows', [[], [[]], [[{'id':3}]]*9, [['x',None,{'id':'5'},{'id':True},{'id':-1}]], [[{'id':5,'md5':'../../x','file_url':'/a'}]]], ids=str)
+@pytest.mark.parametrize('rows', [[], [[]], [[{'id':3}]]*9, [['x',None,{'id':'5'},{'id':True},{'id':-1}]],
+                                  [[{'id':5,'md5':'../../x','file_url':'/a'}]]], ids=str)
 def test_strange_pages_end_the_search(server, rows):
     b,pages = booru(server),iter(rows)
     b.ask = lambda *a, **k: next(pages, [])
@@ -81,18 +84,23 @@ def test_with_a_login_the_server_decides(server):
     with pytest.raises(ValueError, match='more than 6 tags'): list(b.search('a b c d e f g'))
     with pytest.raises(ValueError, match='valid login and api_key'): booru(server, login='mia', api_key='wrong').count()
 
-@pytest.mark.parametrize('kind,error,text', [('401',ValueError,'valid login'),('403',PermissionError,'set user_agent'),('404',ValueError,"Danbooru's interface"),('422',ValueError,'refuses the query'),
-    ('410',NotFetched,'HTTP status 410'),('html',NotFetched,'got a web page'),('md5',NotFetched,'something else'),('redirect',NotFetched,'leaves the booru: example.com')])
+@pytest.mark.parametrize('kind,error,text', [('401',ValueError,'valid login'),('403',PermissionError,'set user_agent'),
+                                             ('404',ValueError,"Danbooru's interface"),('422',ValueError,'refuses the query'),
+    ('410',NotFetched,'HTTP status 410'),('html',NotFetched,'got a web page'),('md5',NotFetched,'something else'),
+    ('redirect',NotFetched,'leaves the booru: example.com')])
 def test_clear_messages(server, kind, error, text):
     server.misbehave(kind, where='/posts.json')
     with pytest.raises(error, match=text): list(booru(server).search())
 
 def test_bad_arguments():
-    for kw,text in ((dict(url='danbooru'),'an address like'), (dict(login='mia'),'both login'), (dict(rate=0),'a rate above 0'), (dict(url='http://example.org',login='a',api_key='b'),'https for a login'),
-                    (dict(user_agent='x\r\nCookie: a'),'plain ASCII'), (dict(user_agent='名前'),'plain ASCII'), (dict(user_agent=''),'plain ASCII'), (dict(tries=0),'one try')):
+    for kw,text in ((dict(url='danbooru'),'an address like'), (dict(login='mia'),'both login'), (dict(rate=0),'a rate above 0'),
+                    (dict(url='http://example.org',login='a',api_key='b'),'https for a login'),
+                    (dict(user_agent='x\r\nCookie: a'),'plain ASCII'), (dict(user_agent='名前'),'plain ASCII'), (dict(user_agent=''),'plain ASCII'),
+                    (dict(tries=0),'one try')):
         with pytest.raises(ValueError, match=text): Booru(**kw)
     b = Booru()
-    for f,text in ((lambda: b.search('a rating:e'),'rating as an argument'), (lambda: b.search(rating='safe'),'a rating of'), (lambda: b.search(n=-1),'n of 0 or more')):
+    for f,text in ((lambda: b.search('a rating:e'),'rating as an argument'), (lambda: b.search(rating='safe'),'a rating of'),
+                   (lambda: b.search(n=-1),'n of 0 or more')):
         with pytest.raises(ValueError, match=text): f()
     assert 'secret' not in repr(Booru(login='mia', api_key='secret'))
 
@@ -110,12 +118,14 @@ def test_credentials_go_to_the_booru_only(monkeypatch):
         seen.append((request.url.host, request.headers.get('authorization'), request.headers['user-agent']))
         if request.url.path=='/moved.jpg': return httpx.Response(302, headers=dict(location='https://cdn.test/x.jpg'))
         return ok(b'{"counts":{"posts":3}}')
-    b = transport(monkeypatch, Booru('https://booru.test', login='mia', api_key='key', media=['cdn.test'], rate=None, user_agent='course (me@example.com)'), handler)
+    b = transport(monkeypatch, Booru('https://booru.test', login='mia', api_key='key', media=['cdn.test'], rate=None,
+                                     user_agent='course (me@example.com)'), handler)
     assert b.count()==3; b.fetch('https://cdn.test/a.jpg'); b.fetch('/moved.jpg')
     assert [(host,bool(auth)) for host,auth,_ in seen]==[('booru.test',True),('cdn.test',False),('booru.test',True),('cdn.test',False)]
     assert {agent for *_,agent in seen}=={'course (me@example.com)'} and 'key' not in str([s for s in seen if s[0]=='cdn.test'])
 
-@pytest.mark.parametrize('addresses', [{'10.0.0.1'},{'127.0.0.1'},{'169.254.169.254'},{'1.1.1.1','192.168.0.9'},{'::1'},{'fe80::1%eth0'},{'::ffff:127.0.0.1'}], ids=str)
+@pytest.mark.parametrize('addresses', [{'10.0.0.1'},{'127.0.0.1'},{'169.254.169.254'},{'1.1.1.1','192.168.0.9'},{'::1'},{'fe80::1%eth0'},
+                                       {'::ffff:127.0.0.1'}], ids=str)
 def test_a_media_host_in_the_private_network_is_refused(monkeypatch, addresses):
     b = transport(monkeypatch, Booru('https://booru.test', media=['cdn.test'], rate=None), lambda r: pytest.fail('sent'), addresses)
     with pytest.raises(NotFetched, match='private address: cdn.test'): b.fetch('https://cdn.test/a.jpg')
@@ -127,8 +137,11 @@ def test_a_name_that_leads_elsewhere_when_it_counts_is_refused(monkeypatch):
     with pytest.raises(NotFetched, match='private address: cdn.test is 192.168.0.9'): b.fetch('https://cdn.test/a.jpg')
     assert b.fetch('/own.jpg').body==b'x'   # the origin may be wherever we were told it is
 
-@pytest.mark.parametrize('to,why', [('https://evil.test/x','leaves the booru: evil.test'), ('http://cdn.test/x','not https'), ('http://booru.test/x','not https'), ('file:///etc/passwd','not https'), ('https://cdn.test:8443/x','leaves the booru'),
-    ('https://cdn.test@evil.test/','leaves the booru: evil.test'), ('https://me:key@cdn.test/','leaves the booru'), ('https://127.0.0.1/','leaves the booru'), ('//evil.test/x','leaves the booru'), ('gopher://cdn.test','not https'), ('https://cdn.test./x','leaves the booru'), ('https://CDN.test.evil.test/x','leaves the booru')])
+@pytest.mark.parametrize('to,why', [('https://evil.test/x','leaves the booru: evil.test'), ('http://cdn.test/x','not https'),
+                                    ('http://booru.test/x','not https'), ('file:///etc/passwd','not https'), ('https://cdn.test:8443/x','leaves the booru'),
+    ('https://cdn.test@evil.test/','leaves the booru: evil.test'), ('https://me:key@cdn.test/','leaves the booru'),
+            ('https://127.0.0.1/','leaves the booru'), ('//evil.test/x','leaves the booru'), ('gopher://cdn.test','not https'),
+            ('https://cdn.test./x','leaves the booru'), ('https://CDN.test.evil.test/x','leaves the booru')])
 def test_redirects_and_addresses_that_are_refused(monkeypatch, to, why):
     sent = []
     def handler(request): sent.append(str(request.url)); return httpx.Response(302, headers=dict(location=to))
@@ -138,13 +151,15 @@ def test_redirects_and_addresses_that_are_refused(monkeypatch, to, why):
     assert sent==['https://cdn.test/a.jpg']
 
 def test_a_redirect_to_nonsense_is_refused(monkeypatch):
-    b = transport(monkeypatch, Booru('https://booru.test', rate=None, tries=2, backoff=.01), lambda r: httpx.Response(302, headers=dict(location='http://[::1')))
+    b = transport(monkeypatch, Booru('https://booru.test', rate=None, tries=2, backoff=.01),
+                  lambda r: httpx.Response(302, headers=dict(location='http://[::1')))
     with pytest.raises(NotFetched, match='broken answer, 2 times'): b.fetch('/a.jpg')
     with pytest.raises(NotFetched, match='not an address'): b.fetch('http://[::1')
 
 def test_allowed_redirects(monkeypatch):
     hops = iter(['https://CDN.TEST/2', '/3', 'https://booru.test/4'])
-    b = transport(monkeypatch, Booru('https://booru.test', media=['cdn.test'], rate=None), lambda r: httpx.Response(302, headers=dict(location=h)) if (h := next(hops,None)) else ok(b'done'))
+    b = transport(monkeypatch, Booru('https://booru.test', media=['cdn.test'], rate=None),
+                  lambda r: httpx.Response(302, headers=dict(location=h)) if (h := next(hops,None)) else ok(b'done'))
     assert b.fetch('/1').body==b'done'
 
 def test_too_many_redirects(server):
@@ -198,7 +213,8 @@ def test_endless_body_is_cut_short(server):
     with pytest.raises(NotFetched, match='larger than expected'): booru(server).fetch('/posts/1.json', limit=50_000)
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('manga_colorize.data.booru.EmbeddedBooru', lambda world, **kw: EmbeddedBooru(None, draw=tiny, **kw))   # the World itself draws in the tests of manga-dataset
+    monkeypatch.setattr('manga_colorize.data.booru.EmbeddedBooru',
+                        lambda world, **kw: EmbeddedBooru(None, draw=tiny, **kw))   # the World itself draws in the tests of manga-dataset
     manga_download('world', '1girl', str(tmp_path/'a'), n=2, rate=100.)
     assert 'new                           2' in capsys.readouterr().out and len(list((tmp_path/'a'/'images').iterdir()))==2
     for args,text in ((('nowhere','x'),'an address like'), (('world','a b c'),'at most 2 tags'), (('world','no_such_tag'),"no post fits 'no_such_tag'")):

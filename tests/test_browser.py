@@ -33,7 +33,8 @@ def browser():
 @pytest.fixture
 def page(browser):
     page = browser.new_page(viewport=dict(width=1280, height=1000)); page.set_default_timeout(LONG)
-    page.said = []; page.on('pageerror', lambda e: page.said.append(str(e))); page.on('console', lambda m: page.said.append(m.text) if m.type=='error' else None)
+    page.said = []; page.on('pageerror', lambda e: page.said.append(str(e)))
+    page.on('console', lambda m: page.said.append(m.text) if m.type=='error' else None)
     yield page
     page.close()
 
@@ -44,13 +45,15 @@ def luck_strokes(rng, h, w, n):
         tool = rng.choice(['brush','brush','brush','point','eraser','fill','fill','clear'], p=[.25,.2,.15,.1,.12,.1,.06,.02])
         if tool=='clear': made.append(dict(tool='clear')); continue
         points = [[*rng.uniform(-10, [w+10,h+10]).round(1).tolist(), round(float(rng.random()),2)] for _ in range(1 if tool in ('point','fill') else rng.integers(1,9))]
-        made.append(dict(tool=str(tool), color='#%06x'%rng.integers(2**24), size=round(float(rng.uniform(.2,50)),1), opacity=round(float(rng.random()),2), gap=int(rng.integers(0,12)), points=points))
+        made.append(dict(tool=str(tool), color='#%06x'%rng.integers(2**24), size=round(float(rng.uniform(.2,50)),1),
+                         opacity=round(float(rng.random()),2), gap=int(rng.integers(0,12)), points=points))
     return made
 
 def test_browser_and_kernel_paint_the_same(page):
     "120 random strokes of all tools at three scales: equal to one level of 255, hardly ever different at all; undoing them all leaves nothing"
     page.goto('about:blank')
-    page.evaluate("""async source => { window.painter = await import(URL.createObjectURL(new Blob([source], {type:'text/javascript'}))); }""", (STATIC/'cue_painter.js').read_text(encoding='utf-8'))
+    page.evaluate("""async source => { window.painter = await import(URL.createObjectURL(new Blob([source], {type:'text/javascript'}))); }""",
+                  (STATIC/'cue_painter.js').read_text(encoding='utf-8'))
     sketch,rng,differ,n = World(seed=0).illustration(14, size=112).lines[:,:84],np.random.default_rng(0),0,0
     for scale in (1,.37,2.5):
         for k in range(5):
@@ -108,8 +111,10 @@ def jupyter(tmp_path_factory):
     pytest.importorskip('jupyterlab', reason='JupyterLab is not installed'); pytest.importorskip('notebook', reason='Notebook 7 is not installed')
     folder,port,token = tmp_path_factory.mktemp('jupyter'),free_port(),secrets.token_hex(16)
     notebook(folder/'lab.ipynb', CELLS); shutil.copy(LESSON, folder/'nb7.ipynb')
-    env = {f'JUPYTER_{k}_DIR':str(folder/'.jupyter'/k) for k in ('CONFIG','DATA','RUNTIME')} | dict(IPYTHONDIR=str(folder/'.ipython'), JUPYTERLAB_SETTINGS_DIR=str(folder/'.jupyter'/'s'), JUPYTERLAB_WORKSPACES_DIR=str(folder/'.jupyter'/'w'))
-    options = [f'--ServerApp.port={port}','--ServerApp.ip=127.0.0.1','--ServerApp.open_browser=False',f'--IdentityProvider.token={token}',f'--ServerApp.root_dir={folder}',
+    env = {f'JUPYTER_{k}_DIR':str(folder/'.jupyter'/k) for k in ('CONFIG','DATA','RUNTIME')} | dict(IPYTHONDIR=str(folder/'.ipython'),
+            JUPYTERLAB_SETTINGS_DIR=str(folder/'.jupyter'/'s'), JUPYTERLAB_WORKSPACES_DIR=str(folder/'.jupyter'/'w'))
+    options = [f'--ServerApp.port={port}','--ServerApp.ip=127.0.0.1','--ServerApp.open_browser=False',f'--IdentityProvider.token={token}',
+               f'--ServerApp.root_dir={folder}',
                '--ServerApp.allow_root=True','--LabApp.news_url=','--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with process(sys.executable, '-m', 'jupyterlab', *options, cwd=folder, env=env):
         end = time.monotonic()+60
@@ -137,7 +142,8 @@ class Painter:
         self.page.mouse.up()
     def press(self, key): self.root.focus(); self.page.keyboard.press(key)
     def do(self, name): self.root.locator(f'[data-do={name}]').first.click()
-    def color(self, value): self.root.locator('input[type=color]').evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles:true})); }", value)
+    def color(self, value):
+        self.root.locator('input[type=color]').evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles:true})); }", value)
     def result(self, x, y):
         return self.root.locator('.cp-result').evaluate('(c, [x,y]) => Array.from(c.getContext("2d").getImageData(x,y,1,1).data)', [x,y])
     def cue(self, x, y): return self.js(f'Array.from(painter.cue().pixels.slice(4*({y}*painter.cue().w+{x}), 4*({y}*painter.cue().w+{x})+4))')
@@ -254,7 +260,8 @@ def test_page(page, house, tmp_path):
     paint_and_check(painter)
     assert painter.strokes()==house.painter.strokes and painter.cue(48,20)==house.painter.cue[20,48].tolist()
     page.screenshot(path=tmp_path/'page.png')
-    painter.press('Control+s'); page.wait_for_function("root => root.querySelector('.cp-status').textContent.startsWith('Saved')", arg=painter.root.element_handle())
+    painter.press('Control+s'); page.wait_for_function("root => root.querySelector('.cp-status').textContent.startsWith('Saved')",
+                                                       arg=painter.root.element_handle())
     assert (tmp_path/'kept'/'result.png').exists()
     painter.do('compare'); assert painter.root.locator('.cp-wipe').is_visible(); painter.do('compare')
     painter.press('Alt'); painter.do('pick'); painter.stroke((8,8)); painter.press('b')

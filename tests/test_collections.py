@@ -15,21 +15,24 @@ from manga_colorize.data.world import World
 def put(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, (list,tuple)): data = '\n'.join(x if isinstance(x,str) else json.dumps(x, ensure_ascii=False) for x in data)+'\n'
-    path.write_bytes(data if isinstance(data,bytes) else data.encode('utf-8') if isinstance(data,str) else encode(data,'JPEG' if path.suffix=='.jpg' else 'PNG'))
+    path.write_bytes(data if isinstance(data,bytes) else data.encode('utf-8') if isinstance(data,str)
+                     else encode(data,'JPEG' if path.suffix=='.jpg' else 'PNG'))
 
 def why(source, key):
     try: source.load(key, 32); return 'read'
     except Refused as e: return str(e)
 
 def post(i, who=('mia',), **more):
-    return dict(file_name=f'images/{i}.png', id=i, md5='0'*32, tags=dict(general=['1girl','smile'], character=list(who), copyright=['tale'], artist=['ann'], meta=['highres']),
+    return dict(file_name=f'images/{i}.png', id=i, md5='0'*32,
+                tags=dict(general=['1girl','smile'], character=list(who), copyright=['tale'], artist=['ann'], meta=['highres']),
                 artist='ann', source=f'https://example.org/{i}', rating='g', license='unknown', width=96, height=96) | more
 
 @pytest.fixture
 def booru(tmp_path):
     d = tmp_path/'booru'
     for i in range(4): put(d/f'images/{i}.png', picture(i))
-    put(d/'manifest.jsonl', [post(i) for i in range(4)]); put(d/'query.json', json.dumps(dict(booru='Test', tags='1girl', rating='g', token='secret'), indent=1))
+    put(d/'manifest.jsonl', [post(i) for i in range(4)])
+    put(d/'query.json', json.dumps(dict(booru='Test', tags='1girl', rating='g', token='secret'), indent=1))
     return d
 
 # --- downloads
@@ -37,7 +40,8 @@ def booru(tmp_path):
 def test_booru_facts(booru):
     s = open_source(booru); got = list(s)
     assert type(s) is BooruManifest and [k for k,_ in got]==[f'images/{i}.png' for i in range(4)]
-    assert got[1][1]==dict(tags=['1girl','smile'], characters=['mia'], series=['tale'], artist='ann', rating='g', license='unknown', url='https://example.org/1', width=96, height=96)
+    assert got[1][1]==dict(tags=['1girl','smile'], characters=['mia'], series=['tale'], artist='ann', rating='g', license='unknown',
+                           url='https://example.org/1', width=96, height=96)
     assert s.recipe()==dict(kind='booru', folder='booru', at=s.recipe()['at'], booru='Test', tags='1girl', rating='g')
     np.testing.assert_array_equal(s.load('images/2.png',32)[0], picture(2))
 
@@ -52,8 +56,10 @@ def test_nothing_leaves_the_folder(booru):
         with pytest.raises(Refused, match='outside'): inside(f)
         with pytest.raises(Refused): s.load(f, 32)
 
-damaged = ['{"file_name": "images/2.p','nonsense','[]','null','7','{}','{"file_name": null, "tags": {}}','{"file_name": 3, "tags": {}}','{"file_name": "images/3.png"}',
-           '{"file_name": "images/3.png", "tags": 5}','{"file_name": "images/3.png", "tags": ["a"]}','['*99999,'{"a":'*99999,'"'+'x'*99999,'{"file_name": NaN, "tags": {}}']
+damaged = ['{"file_name": "images/2.p','nonsense','[]','null','7','{}','{"file_name": null, "tags": {}}','{"file_name": 3, "tags": {}}',
+           '{"file_name": "images/3.png"}',
+           '{"file_name": "images/3.png", "tags": 5}','{"file_name": "images/3.png", "tags": ["a"]}','['*99999,'{"a":'*99999,'"'+'x'*99999,
+           '{"file_name": NaN, "tags": {}}']
 def test_damaged_lines_are_reported_once(booru):
     put(booru/'manifest.jsonl', '\n'.join([json.dumps(post(0)),*damaged,'','  ',json.dumps(post(1))]).encode()+b'\n\xff\xfe{"file\n'+b'\0'*50+b'\n')
     s = open_source(booru); got = [k for k,_ in s]; bad = [k for k in got if k.startswith('manifest')]
@@ -83,7 +89,8 @@ def test_lists_are_read_line_by_line(booru):
 
 def test_imagefolders_of_all_kinds(tmp_path):
     for n in ('train/a.png','train/deep/b.png','test/c.png'): put(tmp_path/n, picture(1))
-    put(tmp_path/'train/metadata.jsonl', [dict(file_name='a.png', character='mia', tags='1girl, long hair', source='ignored'), dict(file_name='deep/b.png', characters=[3,4], style='soft')])
+    put(tmp_path/'train/metadata.jsonl', [dict(file_name='a.png', character='mia', tags='1girl, long hair', source='ignored'),
+                                          dict(file_name='deep/b.png', characters=[3,4], style='soft')])
     put(tmp_path/'test/metadata.csv', 'file_name,artist,license,tags\r\nc.png,"Ann, B.",CC0,"[""x"", ""y""]"\r\nonly one\r\n')
     s = open_source(tmp_path); got = dict(s)
     assert type(s) is HuggingFaceFolder and got=={'test/c.png':dict(artist='Ann, B.', license='CC0', tags=['x','y']), 'test/only one':{},
@@ -95,7 +102,8 @@ def test_metadata_above_and_csv_trouble(tmp_path):
     assert [why(s,k) for k,_ in s]==['damaged line']
     put(tmp_path/'metadata.csv', b'\xef\xbb\xbffile_name,tags\nimages/a.png,\xff\n'+b'x'*200_000+b'\n../up.png,\n'); s = open_source(tmp_path)
     assert [why(s,k) for k,_ in s]==['read','damaged line','outside the folder']
-    put(tmp_path/'metadata.jsonl', [dict(file_name='images\\a.png')]); assert [k for k,_ in open_source(tmp_path)]==['images/a.png'] # lists from Windows; JSON goes first
+    put(tmp_path/'metadata.jsonl', [dict(file_name='images\\a.png')])
+    assert [k for k,_ in open_source(tmp_path)]==['images/a.png'] # lists from Windows; JSON goes first
 
 def test_our_own_data_sets_with_sketches(tmp_path):
     for i in range(6): put(tmp_path/f'in/color/{i}.png', picture(i,80,120)); put(tmp_path/f'in/0/{i}.png', np.full((80,120,3), 40*i, np.uint8))
@@ -104,21 +112,27 @@ def test_our_own_data_sets_with_sketches(tmp_path):
     assert len(a)==len(b)==6 and {f['phash'] for f in a}=={f['phash'] for f in b} and all('sketch' in f for f in b)
 
 def test_odd_fields_become_text(tmp_path):
-    put(tmp_path/'a.png', picture(1)); put(tmp_path/'metadata.jsonl', ['{"file_name": "a.png", "artist": ["x","y"], "rating": NaN, "license": {"a": 1}, "style": true, "tags": {"b": 2}, "characters": [[1], null, 2.5]}'])
-    (_,facts), = open_source(tmp_path); assert facts==dict(tags=["{'b': 2}"], characters=['[1]','2.5'], artist='x, y', style=True, rating='nan', license="{'a': 1}")
+    put(tmp_path/'a.png', picture(1)); put(tmp_path/'metadata.jsonl',
+            ['{"file_name": "a.png", "artist": ["x","y"], "rating": NaN, "license": {"a": 1}, "style": true, "tags": {"b": 2}, "characters": [[1], null, 2.5]}'])
+    (_,facts), = open_source(tmp_path); assert facts==dict(tags=["{'b': 2}"], characters=['[1]','2.5'], artist='x, y', style=True, rating='nan',
+                                                           license="{'a': 1}")
 
 # --- Danbooru20xx
 
 def old(i, who=('mia',), **more):
     return dict(id=str(i), rating='s', file_ext='png', is_deleted=False, is_banned=False, source='', image_width='96',
-                tags=[dict(id='1',name='1girl',category='0'),dict(id='2',name='ann',category='1'),dict(id='3',name='tale',category='3'),*(dict(id='4',name=w,category='4') for w in who)]) | more
+                tags=[dict(id='1',name='1girl',category='0'),dict(id='2',name='ann',category='1'),dict(id='3',name='tale',category='3'),
+                      *(dict(id='4',name=w,category='4') for w in who)]) | more
 def new(i, who='mia', **more):
-    return dict(id=i, rating='g', file_ext='png', is_deleted=False, tag_string_general='1girl smile', tag_string_artist='ann', tag_string_copyright='tale', tag_string_character=who) | more
+    return dict(id=i, rating='g', file_ext='png', is_deleted=False, tag_string_general='1girl smile', tag_string_artist='ann',
+                tag_string_copyright='tale', tag_string_character=who) | more
 
 def test_danbooru20xx(tmp_path):
-    for p in ('original/0123/1000123.png','original/0007/7.png','512px/0456/2456.jpg','original/0001/1.png','original/0002/2.mp4'): put(tmp_path/p, picture(1) if not p.endswith('4') else b'x')
+    for p in ('original/0123/1000123.png','original/0007/7.png','512px/0456/2456.jpg','original/0001/1.png','original/0002/2.mp4'):
+        put(tmp_path/p, picture(1) if not p.endswith('4') else b'x')
     put(tmp_path/'metadata/2017/2017000000000000.json', [old(1000123,['mia','eve']),old(2456),old(1,rating='e'),'{"id": "7", "ra',old(8)])
-    put(tmp_path/'metadata/posts000000000000.json', [new(7),new(7,is_deleted=True),new(2,file_ext='mp4'),new(1,rating='q'),new('x'),new(1,is_banned='true'),new(1,file_ext='/../../x.png')])
+    put(tmp_path/'metadata/posts000000000000.json',
+        [new(7),new(7,is_deleted=True),new(2,file_ext='mp4'),new(1,rating='q'),new('x'),new(1,is_banned='true'),new(1,file_ext='/../../x.png')])
     put(tmp_path/'metadata/tags000000000000.json', [dict(id=1,name='1girl')]); (tmp_path/'metadata/notes.json').write_text('?')
     s = open_source(tmp_path); got = dict(s)
     assert type(s) is Danbooru20xx and list(got)==[k for k,_ in s]
@@ -133,9 +147,11 @@ def test_danbooru20xx(tmp_path):
 def test_nico(tmp_path):
     for p in ('dataset_003/355141.jpg','dataset_003/355210.jpg','dataset_004/400.jpg'): put(tmp_path/p, picture(1))
     put(tmp_path/'meta_003.json', '{"image_id":355141,"tag_ids":[6,9],"user_id":11}{"image_id":355210,\n"tag_ids":[6]}{"image_id": 5, "tag_ids": []}')
-    put(tmp_path/'meta_004.json', '[{"image_id":400,"tag_ids":[77]},\n{"image_id":"x"},\n{"image_id":4'); put(tmp_path/'tags.json', [dict(tag_id=6,name='描いてみた'),dict(tag_id=9,name='帽子'),dict(no=1)])
+    put(tmp_path/'meta_004.json', '[{"image_id":400,"tag_ids":[77]},\n{"image_id":"x"},\n{"image_id":4')
+    put(tmp_path/'tags.json', [dict(tag_id=6,name='描いてみた'),dict(tag_id=9,name='帽子'),dict(no=1)])
     s = open_source(tmp_path); got = dict(s)
-    assert type(s) is NicoIllust and {k:why(s,k) for k in got}=={'dataset_003/355141.jpg':'read','dataset_003/355210.jpg':'read','dataset_004/400.jpg':'read','meta_004.json:2':'damaged line','meta_004.json:3':'damaged line'}
+    assert type(s) is NicoIllust and {k:why(s,k) for k in got}=={'dataset_003/355141.jpg':'read','dataset_003/355210.jpg':'read',
+            'dataset_004/400.jpg':'read','meta_004.json:2':'damaged line','meta_004.json:3':'damaged line'}
     assert got['dataset_003/355141.jpg']==dict(tags=['描いてみた','帽子'], artist='11', url='https://seiga.nicovideo.jp/seiga/im355141') and got['dataset_004/400.jpg']['tags']==['77']
 
 @pytest.mark.parametrize('text,n', [('',0),('{"a":1}{"a":2}',2),('[{"a":1},{"a":2}]',2),('{"a":1}\n\n{"a":2}\n',2),('x{"a":{"b":2}}',1)])
@@ -156,12 +172,14 @@ def test_pairs(tmp_path):
     assert len({s.load('color/0.png',32)[1]['sketch'][0,0] for _ in range(5)})==1
 
 def test_pairs_of_reduced_jpegs(tmp_path):
-    put(tmp_path/'color/a.jpg', picture(1,801,603)); put(tmp_path/'line/a.jpg', picture(1,801,603)); put(tmp_path/'color/b.jpg', picture(2,801,603)); put(tmp_path/'line/b.jpg', encode(picture(2,801,603),'PNG'))
+    put(tmp_path/'color/a.jpg', picture(1,801,603)); put(tmp_path/'line/a.jpg', picture(1,801,603)); put(tmp_path/'color/b.jpg', picture(2,801,603))
+    put(tmp_path/'line/b.jpg', encode(picture(2,801,603),'PNG'))
     for k in 'ab':
         color,more = CiPairs(tmp_path).load(f'color/{k}.jpg',64); assert color.shape==(201,151,3) and more['sketch'].shape==(201,151)
 
 def test_coloured_twins_are_no_pairs(tmp_path):
-    for i in range(5): put(tmp_path/f'color/{i}.png', picture(i)); put(tmp_path/f'small/{i}.png', picture(i,50,50)); put(tmp_path/f'grey/{i+4}.png', picture(i)[...,0])
+    for i in range(5):
+        put(tmp_path/f'color/{i}.png', picture(i)); put(tmp_path/f'small/{i}.png', picture(i,50,50)); put(tmp_path/f'grey/{i+4}.png', picture(i)[...,0])
     assert type(open_source(tmp_path)) is Folder
     for i in range(4): put(tmp_path/f'grey/{i}.png', picture(i)[...,0])
     assert type(open_source(tmp_path/'color')) is Folder
@@ -172,17 +190,20 @@ def test_coloured_twins_are_no_pairs(tmp_path):
 
 def test_loose_pictures_are_a_folder(tmp_path):
     for n in ('a.png','color/b.png','sub/c.png','metadata/d.png'): put(tmp_path/n, picture(1))
-    put(tmp_path/'notes.json', '{}'); put(tmp_path/'list.csv', 'a,b'); assert type(open_source(tmp_path)) is Folder and type(open_source(str(tmp_path))) is Folder
+    put(tmp_path/'notes.json', '{}'); put(tmp_path/'list.csv', 'a,b')
+    assert type(open_source(tmp_path)) is Folder and type(open_source(str(tmp_path))) is Folder
     w = World(seed=0); d = open_source(w, .2, 5, 7); assert type(d) is Drawn and (d.scenes,d.cast,d.seed)==(.2,5,7) and open_source(d) is d
     for bad in (None,3,[1]):
         with pytest.raises(ValueError, match='a folder, a World or a source'): open_source(bad)
     with pytest.raises(ValueError, match='expected a folder'): open_source(tmp_path/'nowhere')
 
-@pytest.mark.parametrize('tags,out', [(None,[]),('',[]),('a b',['a','b']),('a, b c',['a','b c']),(['a',None,'',2],['a',2]),('["a","b"]',['a','b']),('[broken',['[broken']),(5,[5]),({'a':1},["{'a': 1}"])])
+@pytest.mark.parametrize('tags,out', [(None,[]),('',[]),('a b',['a','b']),('a, b c',['a','b c']),(['a',None,'',2],['a',2]),('["a","b"]',['a','b']),
+                                      ('[broken',['[broken']),(5,[5]),({'a':1},["{'a': 1}"])])
 def test_as_list(tags, out): assert as_list(tags)==out
 
 def test_a_download_becomes_a_data_set(tmp_path):
-    embedded = pytest.importorskip('manga_colorize.data.embedded'); download = pytest.importorskip('manga_colorize.data.download'); client = pytest.importorskip('manga_colorize.data.booru')
+    embedded = pytest.importorskip('manga_colorize.data.embedded'); download = pytest.importorskip('manga_colorize.data.download')
+    client = pytest.importorskip('manga_colorize.data.booru')
     with embedded.EmbeddedBooru(World(seed=0), n=6, size=96) as site:
         download.download(client.Booru(site.url, rate=None).search('', n=4), tmp_path/'got', progress=False)
     s = open_source(tmp_path/'got'); got = list(s)

@@ -49,7 +49,8 @@ def test_every_form_of_sketch_gives_one_page(paint, tmp_path):
     alpha = np.zeros((*s.shape,4), np.uint8); alpha[...,3] = 255-s; Image.fromarray(alpha).save(tmp_path/'alpha.png')
     Image.fromarray(s).convert('P').save(tmp_path/'palette.gif')
     forms = [*tmp_path.iterdir(), *map(str, tmp_path.iterdir()), s>0, np.repeat(s[...,None],3,2), s[...,None], alpha, to_tensor(s), to_tensor(s).half(),
-             to_tensor(s).expand(3,-1,-1), Image.fromarray(s), Image.fromarray(alpha), Image.fromarray(s).convert('LA'), Image.fromarray(s).convert('CMYK').convert('RGB')]
+             to_tensor(s).expand(3,-1,-1), Image.fromarray(s), Image.fromarray(alpha), Image.fromarray(s).convert('LA'),
+             Image.fromarray(s).convert('CMYK').convert('RGB')]
     for form in forms: assert same(paint(form,c), page), form
 
 def test_every_form_of_cue_gives_one_page(paint, tmp_path):
@@ -61,7 +62,8 @@ def test_every_form_of_cue_gives_one_page(paint, tmp_path):
 @pytest.mark.parametrize('bad', [
     np.zeros((8,8)), np.zeros((8,8,2),np.uint8), np.zeros((2,8,8,3),np.uint8), np.zeros(8,np.uint8), np.zeros((0,8),np.uint8), np.full((8,8),np.nan),
     torch.full((1,8,8),torch.nan), torch.full((1,8,8),torch.inf), torch.zeros(2,8,8), torch.zeros(8,8), torch.zeros(1,8,8,dtype=torch.uint8),
-    torch.full((1,8,8),255.), torch.zeros(2,3,8,8), torch.zeros(1,1,0,8), torch.full((1,1,8,8),torch.nan)], ids=lambda x: f'{type(x).__name__}-{tuple(x.shape)}-{x.dtype}')
+    torch.full((1,8,8),255.), torch.zeros(2,3,8,8), torch.zeros(1,1,0,8), torch.full((1,1,8,8),torch.nan)],
+    ids=lambda x: f'{type(x).__name__}-{tuple(x.shape)}-{x.dtype}')
 def test_bad_sketches_are_refused(paint, bad):
     with pytest.raises(ValueError, match='expected'): paint(bad)
 
@@ -208,13 +210,16 @@ def test_damage_is_noticed(paint, tmp_path, damage):
     f = paint.save(tmp_path)/'model.safetensors'; f.write_bytes(damage(f.read_bytes()))
     with pytest.raises(ValueError, match='damaged'): Colorizer.load(tmp_path)
 
-@pytest.mark.parametrize('weights', [b'', b'hello', b'\xff'*200, st.save({'a':torch.zeros(3)}), st.save(Tiny(nf=8).state_dict())], ids=['empty','text','noise','other names','other shapes'])
+@pytest.mark.parametrize('weights', [b'', b'hello', b'\xff'*200, st.save({'a':torch.zeros(3)}), st.save(Tiny(nf=8).state_dict())],
+                         ids=['empty','text','noise','other names','other shapes'])
 def test_foreign_weights_are_refused(paint, tmp_path, weights):
     rewrite(paint.save(tmp_path), weights)
     with pytest.raises(ValueError, match='expected'): Colorizer.load(tmp_path)
 
-@pytest.mark.parametrize('config', [dict(format=2), dict(format=None), dict(model=None), dict(model={'arch':'oracle'}), dict(model={}), dict(model={'arch':['tiny']}),
-    dict(model={'arch':'tiny','nf':10**12}), dict(model={'arch':'tiny','depth':3}), dict(model={'arch':'tiny','nf':8}), dict(model={'arch':'tiny','nf':4.5}), dict(model={'arch':'tiny','nf':'4'}),
+@pytest.mark.parametrize('config', [dict(format=2), dict(format=None), dict(model=None), dict(model={'arch':'oracle'}), dict(model={}),
+                                    dict(model={'arch':['tiny']}),
+    dict(model={'arch':'tiny','nf':10**12}), dict(model={'arch':'tiny','depth':3}), dict(model={'arch':'tiny','nf':8}),
+    dict(model={'arch':'tiny','nf':4.5}), dict(model={'arch':'tiny','nf':'4'}),
     dict(model={'arch':'tiny','nf':-1}), dict(sha256=None), dict(sha256='0'*64)], ids=str)
 def test_foreign_configs_are_refused(paint, tmp_path, config):
     rewrite(paint.save(tmp_path), **config)
@@ -243,7 +248,8 @@ def test_command_colours_files_and_folders(paint, tmp_path, capsys):
     (tmp_path/'in').mkdir(); (tmp_path/'other').mkdir(); paint.save(tmp_path/'m')
     for f in ('in/a.png','in/b.png','other/a.png'): Image.fromarray(sketch()).save(tmp_path/f)
     Image.fromarray(cue()).save(tmp_path/'cue.png')
-    manga_colorize([str(tmp_path/'in'),str(tmp_path/'other'/'a.png')], cue=str(tmp_path/'cue.png'), model=str(tmp_path/'m'), out=str(tmp_path/'out'), exact=True)
+    manga_colorize([str(tmp_path/'in'),str(tmp_path/'other'/'a.png')], cue=str(tmp_path/'cue.png'), model=str(tmp_path/'m'), out=str(tmp_path/'out'),
+                   exact=True)
     assert sorted(p.name for p in (tmp_path/'out').iterdir())==['a_color.png','a_color_2.png','b_color.png']
     assert np.array_equal(np.array(Image.open(tmp_path/'out'/'a_color.png')), np.array(paint(sketch(),cue())))
 
@@ -265,7 +271,8 @@ def test_command_paints_as_the_object_does(tmp_path):
 
 def test_command_names_what_failed_and_does_the_rest(paint, tmp_path, capsys):
     paint.save(tmp_path/'m'); (tmp_path/'bad.png').write_bytes(b'x'); Image.fromarray(sketch()).save(tmp_path/'good.png')
-    with pytest.raises(SystemExit) as e: manga_colorize([str(tmp_path/f) for f in ('bad.png','missing.png','good.png')], model=str(tmp_path/'m'), out=str(tmp_path/'out'))
+    with pytest.raises(SystemExit) as e:
+        manga_colorize([str(tmp_path/f) for f in ('bad.png','missing.png','good.png')], model=str(tmp_path/'m'), out=str(tmp_path/'out'))
     err = capsys.readouterr().err
     assert e.value.code==1 and 'bad.png' in err and 'missing.png' in err and (tmp_path/'out'/'good_color.png').exists()
 

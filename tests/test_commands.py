@@ -23,7 +23,8 @@ def test_each_word_explains_itself(word, capsys):
     out = capsys.readouterr().out
     assert e.value.code==0 and f'usage: manga-dataset {word}' in out and 'TODO' not in out
 
-@pytest.mark.parametrize('args,match', [(['bild'],'expected one of download, build'),(['build','no such','x','--workers','0'],'expected a folder'),(['build','world','x','--workers','0'],'expected --n'),
+@pytest.mark.parametrize('args,match', [(['bild'],'expected one of download, build'),(['build','no such','x','--workers','0'],'expected a folder'),
+                                        (['build','world','x','--workers','0'],'expected --n'),
                                         (['audit','no such'],'no such'),(['show','no such'],'finished data set')])
 def test_errors_are_one_line(args, match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

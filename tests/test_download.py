@@ -31,7 +31,8 @@ def test_a_folder(server, tmp_path):
     assert (r.new,r.there,r.failed)==(12,0,[])
     assert sorted(contents(tmp_path/'a'))==sorted([*(f'images/{i}.png' for i in range(49,61)),'manifest.jsonl','query.json'])
     rows = lines(tmp_path/'a'); assert [d['id'] for d in rows]==list(range(49,61))
-    assert rows[0]==dict(file_name='images/49.png', id=49, md5=hashlib.md5(tiny(48)).hexdigest(), tags=dict(general=['1girl','number_49'], character=[], copyright=['original'], artist=['nobody'], meta=[]),
+    assert rows[0]==dict(file_name='images/49.png', id=49, md5=hashlib.md5(tiny(48)).hexdigest(),
+                         tags=dict(general=['1girl','number_49'], character=[], copyright=['original'], artist=['nobody'], meta=[]),
                          artist='nobody', source='https://example.org/world/49', rating='general', license='unknown', width=9, height=8, booru='test')
     assert json.loads((tmp_path/'a'/'query.json').read_text(encoding='utf-8')).keys()=={'booru','tags','rating','began'}
     assert all((tmp_path/'a'/'images'/f'{i}.png').read_bytes()==tiny(i-1) for i in range(49,61))
@@ -49,7 +50,9 @@ def test_more_can_be_asked_for(server, tmp_path):
     fetch(server, tmp_path/'a', 12); r = fetch(server, tmp_path/'a', 30); fetch(server, tmp_path/'b', 30)
     assert (r.new,r.there)==(18,12) and contents(tmp_path/'a')==contents(tmp_path/'b')
 
-@pytest.mark.parametrize('kind,why', [('404','HTTP status 404'),('403','HTTP status 403'),('md5','md5 differs'),('html','a web page in place of a picture'),('redirect','leaves the booru: example.com'),('long','larger than expected'),('huge','larger than expected')])
+@pytest.mark.parametrize('kind,why', [('404','HTTP status 404'),('403','HTTP status 403'),('md5','md5 differs'),
+        ('html','a web page in place of a picture'),('redirect','leaves the booru: example.com'),('long','larger than expected'),
+        ('huge','larger than expected')])
 def test_refused_counted_named_and_fetched_the_next_day(server, tmp_path, kind, why):
     "Three pictures suffer, nine arrive; a second run fetches just the three"
     fetch(server, tmp_path/'quiet'); server.misbehave(kind, times=3)
@@ -97,9 +100,13 @@ def png(w, h, data=b''):
     return b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB',w,h,8,2,0,0,0))+chunk(b'IDAT', zlib.compress(data))+chunk(b'IEND', b'')
 def saved(kind, **kw): Image.new('RGB',(9,8),(200,90,10)).save(f:=BytesIO(), kind, **kw); return f.getvalue()
 
-bad = {'bomb':(png(60000,60000),'too many pixels'), 'small bomb':(png(9500,9500),'too many pixels'), 'gif bomb':(saved('GIF')[:6]+struct.pack('<HH',65535,65535)+saved('GIF')[10:],'too many pixels'),
-       'empty':(b'','not a picture'), 'text':(b'hello','not a picture'), 'cut png':(saved('PNG')[:50],'not a picture'), 'flipped png':(saved('PNG')[:45]+b'x'+saved('PNG')[46:],'not a picture'), 'html':(b'\n <!DOCTYPE html><p>','a web page in place of a picture'),
-       'tiff':(saved('TIFF'),'not a picture'), 'pdf':(saved('PDF'),'not a picture'), 'zip':(b'PK\x03\x04'+bytes(90),'not a picture'), 'pickle':(b'\x80\x04\x95\x00.','not a picture'), 'svg':(b'<svg xmlns="http://www.w3.org/2000/svg"/>','not a picture'), 'eps':(saved('EPS'),'not a picture')}
+bad = {'bomb':(png(60000,60000),'too many pixels'), 'small bomb':(png(9500,9500),'too many pixels'),
+       'gif bomb':(saved('GIF')[:6]+struct.pack('<HH',65535,65535)+saved('GIF')[10:],'too many pixels'),
+       'empty':(b'','not a picture'), 'text':(b'hello','not a picture'), 'cut png':(saved('PNG')[:50],'not a picture'),
+       'flipped png':(saved('PNG')[:45]+b'x'+saved('PNG')[46:],'not a picture'), 'html':(b'\n <!DOCTYPE html><p>','a web page in place of a picture'),
+       'tiff':(saved('TIFF'),'not a picture'), 'pdf':(saved('PDF'),'not a picture'), 'zip':(b'PK\x03\x04'+bytes(90),'not a picture'),
+               'pickle':(b'\x80\x04\x95\x00.','not a picture'), 'svg':(b'<svg xmlns="http://www.w3.org/2000/svg"/>','not a picture'),
+               'eps':(saved('EPS'),'not a picture')}
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
 def test_14_kinds_of_bytes_that_are_no_picture(tmp_path):
     "The booru itself offers them, with the right md5"

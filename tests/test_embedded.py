@@ -27,8 +27,10 @@ def ask(server, path, **headers):
 
 def test_a_post_has_danboorus_fields(server):
     _,(post,*_) = ask(server, '/posts.json')
-    assert {'id','created_at','md5','file_url','file_ext','file_size','image_width','image_height','rating','tag_string','tag_string_general','tag_string_character',
-            'tag_string_copyright','tag_string_artist','tag_string_meta','source','score','parent_id','is_deleted','is_banned','is_pending','is_flagged'}<=set(post)
+    assert {'id','created_at','md5','file_url','file_ext','file_size','image_width','image_height','rating','tag_string','tag_string_general',
+            'tag_string_character',
+            'tag_string_copyright','tag_string_artist','tag_string_meta','source','score','parent_id','is_deleted','is_banned','is_pending',
+            'is_flagged'}<=set(post)
     assert (post['image_width'],post['image_height'])==(9,8)
 
 def test_md5_and_size_are_right_for_25_files(server):
@@ -41,13 +43,16 @@ def test_world_pictures_match_their_labels():
     with EmbeddedBooru(World(seed=0), n=8, size=64) as s:
         for post in ask(s, '/posts.json')[1]:
             if post['is_banned']: assert 'md5' not in post and 'file_url' not in post; continue
-            with Image.open(BytesIO(urlopen(post['file_url']).read())) as im: assert im.format==dict(jpg='JPEG',png='PNG')[post['file_ext']] and im.size==(64,64)
+            with Image.open(BytesIO(urlopen(post['file_url']).read())) as im:
+                assert im.format==dict(jpg='JPEG',png='PNG')[post['file_ext']] and im.size==(64,64)
             ill = World(seed=0).illustration(post['id']-1, 64)
             assert set(ill.tags)<=set(post['tag_string_general'].split()) and post['tag_string_artist']==f'artist_{ill.style}'
             assert post['tag_string_character'].split()==sorted({f'world_character_{c.id}' for c in ill.characters})
 
-@pytest.mark.parametrize('query,ids', [('id:>247',[250,249,248]), ('id:3..5',[4,3]), ('id:3..5 status:any',[5,4,3]), ('status:deleted id:<40',[39,22,5]), ('number_17*',[179,178,177,176,174,173,172,171,170,17]),
-    ('1boy id:<10',[9,6,3]), ('-1girl id:<10',[9,6,3]), ('-1girl -number_3 id:<10',[9,6]), ('rating:s id:<20',[17,10,3]), ('rating:sensitive id:<20',[17,10,3]), ('rating:q,s id:<20',[19,17,10,6,3]),
+@pytest.mark.parametrize('query,ids', [('id:>247',[250,249,248]), ('id:3..5',[4,3]), ('id:3..5 status:any',[5,4,3]),
+                                       ('status:deleted id:<40',[39,22,5]), ('number_17*',[179,178,177,176,174,173,172,171,170,17]),
+    ('1boy id:<10',[9,6,3]), ('-1girl id:<10',[9,6,3]), ('-1girl -number_3 id:<10',[9,6]), ('rating:s id:<20',[17,10,3]),
+    ('rating:sensitive id:<20',[17,10,3]), ('rating:q,s id:<20',[19,17,10,6,3]),
     ('status:banned id:<60',[53,30,7]), ('filetype:mp4 id:<60',[40,11]), ('no_such_tag',[]), ('1GIRL ID:1',[1]), ('id:nonsense',[])])
 def test_search(server, query, ids):
     assert [p['id'] for p in ask(server, '/posts.json?tags='+query.replace(' ','+').replace('>','%3E').replace('<','%3C'))[1]]==ids
@@ -61,7 +66,8 @@ def test_pages(server):
 
 def test_errors_have_danboorus_names(server):
     got = {path:(code,body['success'],body['error']) for path in ('/posts.json?tags=a+b+c','/posts/9999.json','/nothing','/posts.json?page=1001','/posts.json?login=mia&api_key=no') for code,body in [ask(server, path)]}
-    assert list(got.values())==[(422,False,'PostQuery::TagLimitError'),(404,False,'ActiveRecord::RecordNotFound'),(404,False,'ActiveRecord::RecordNotFound'),(410,False,'PaginationExtension::PaginationError'),(401,False,'SessionLoader::AuthenticationFailure')]
+    assert list(got.values())==[(422,False,'PostQuery::TagLimitError'),(404,False,'ActiveRecord::RecordNotFound'),
+            (404,False,'ActiveRecord::RecordNotFound'),(410,False,'PaginationExtension::PaginationError'),(401,False,'SessionLoader::AuthenticationFailure')]
     assert 'more than 2 tags' in ask(server, '/posts.json?tags=a+b+c')[1]['message']
 
 def test_login_by_header_or_parameters(server):

@@ -111,11 +111,13 @@ def test_encoding_properties():
     assert idx.shape==w.shape==(3,5,50,80) and idx.dtype==torch.long and w.dtype==torch.float32
     torch.testing.assert_close(w.sum(1), torch.ones(3,50,80)); assert (w[:,:-1]>=w[:,1:]).all() and (w>0).all()
     assert (idx.sort(1).values.diff(dim=1)>0).all()   # five different bins
-    torch.testing.assert_close(decode(dense(idx, w).clamp(min=1e-12).log(), how='mean'), (gamut_bins()[idx]*w[...,None]).sum(1).permute(0,3,1,2), atol=1e-2, rtol=0)
+    torch.testing.assert_close(decode(dense(idx, w).clamp(min=1e-12).log(), how='mean'), (gamut_bins()[idx]*w[...,None]).sum(1).permute(0,3,1,2),
+                               atol=1e-2, rtol=0)
 
 def test_encoding_is_fast(): assert encode_benchmark(n=3)>10   # 70 on a quiet machine
 
-@pytest.mark.parametrize('kwargs', [dict(k=0),dict(k=314),dict(sigma=0),dict(sigma=-1),dict(bins=torch.zeros(0,2)),dict(bins=torch.zeros(3,3)),dict(bins=[[0,0]])], ids=str)
+@pytest.mark.parametrize('kwargs', [dict(k=0),dict(k=314),dict(sigma=0),dict(sigma=-1),dict(bins=torch.zeros(0,2)),dict(bins=torch.zeros(3,3)),
+                                    dict(bins=[[0,0]])], ids=str)
 def test_encoding_refuses(kwargs):
     with pytest.raises(ValueError, match='expected'): soft_encode(colours(4), **kwargs)
 

@@ -222,11 +222,13 @@ def test_panel_without_people():
 def test_stage_is_a_window_of_the_square():
     "A strip shows what the square shows there"
     def draw(c):
-        r = c.fill([(.1,.05),(.9,.1),(.7,.6)], (90,140,200), ink=.01); c.shade([(.3,0),(.6,0),(.5,.9)], (250,0,0), .5, clip=r, ramp=[(0,0),(1,.2)]); return c.finish()
+        r = c.fill([(.1,.05),(.9,.1),(.7,.6)], (90,140,200), ink=.01); c.shade([(.3,0),(.6,0),(.5,.9)], (250,0,0), .5, clip=r, ramp=[(0,0),(1,.2)])
+        return c.finish()
     from manga_colorize.data.ink import Canvas
     for a,b in zip(draw(Stage(40,100)),draw(Canvas(100))): assert np.abs(a.astype(int)-b[:40].astype(int)).mean()<.2
 
-@pytest.mark.parametrize('kwargs, words', [(dict(i=-1),'expected an index'), (dict(i=1.5),'expected an index'), (dict(i=True),'expected an index'), (dict(i=0,cast=[]),'at least one'),
+@pytest.mark.parametrize('kwargs, words', [(dict(i=-1),'expected an index'), (dict(i=1.5),'expected an index'), (dict(i=True),'expected an index'),
+                                           (dict(i=0,cast=[]),'at least one'),
     (dict(i=0,style='x'),'expected a style'), (dict(i=0,size=(100,300)),'upright'), (dict(i=0,size=(40,30)),'upright'), (dict(i=0,size=(900,300)),'upright')])
 def test_bad_pages(kwargs, words):
     with pytest.raises(ValueError, match=words): World(0).page(**kwargs)

@@ -55,7 +55,8 @@ def test_following_equals_replaying():
     rng,sketch = np.random.default_rng(1),np.full((30,40), 255, np.uint8); r,strokes = Replay(sketch, keep=3),[]
     for _ in range(60):
         if rng.random()<.4: strokes = strokes[:rng.integers(0,len(strokes)+1)]
-        else: strokes = [*strokes,dict(tool=str(rng.choice(['brush','eraser','fill','clear','point'])), color='#%06x'%rng.integers(2**24), size=float(rng.uniform(1,20)), points=[rng.uniform(0,30,2).tolist()])]
+        else: strokes = [*strokes,dict(tool=str(rng.choice(['brush','eraser','fill','clear','point'])), color='#%06x'%rng.integers(2**24),
+                                       size=float(rng.uniform(1,20)), points=[rng.uniform(0,30,2).tolist()])]
         assert np.array_equal(r.follow(strokes), replay(strokes, sketch))
 
 def test_rubbish_is_no_stroke():
@@ -115,7 +116,8 @@ def test_wait_gives_up():
     with pytest.raises(TimeoutError): painter.wait(.05)
     gate.set(); painter.wait()
 
-@pytest.mark.parametrize('bad', (lambda s,c: 1/0, lambda s,c: None, lambda s,c: np.zeros((3,3,7),np.uint8), lambda s,c: np.full(s.shape, np.nan), lambda s,c: torch.full((3,8,8), float('nan'))))
+@pytest.mark.parametrize('bad', (lambda s,c: 1/0, lambda s,c: None, lambda s,c: np.zeros((3,3,7),np.uint8), lambda s,c: np.full(s.shape, np.nan),
+                                 lambda s,c: torch.full((3,8,8), float('nan'))))
 def test_a_model_that_fails_keeps_the_strokes(painter, bad):
     painter.strokes = [RED]; old = painter.wait(); painter.paint = bad
     try: painter.wait()
@@ -127,7 +129,8 @@ def test_a_listener_that_fails_is_told_of(painter):
     painter.wait(); painter.on_result(lambda picture: 1/0); painter.strokes = [RED]
     with pytest.raises(RuntimeError, match='ZeroDivision'): painter.wait()
 
-@pytest.mark.parametrize('sketch', (np.full((1,1),255,np.uint8), np.zeros((2,700),bool), Image.new('1',(9,5)), Image.new('LA',(9,5)), Image.new('RGBA',(9,5)), Image.new('I;16',(9,5)),
+@pytest.mark.parametrize('sketch', (np.full((1,1),255,np.uint8), np.zeros((2,700),bool), Image.new('1',(9,5)), Image.new('LA',(9,5)),
+                                    Image.new('RGBA',(9,5)), Image.new('I;16',(9,5)),
                                     np.full((2600,9),9,np.uint8), torch.zeros(1,6,7)))
 def test_any_sketch(sketch):
     painter = CuePainter(sketch, flat); painter.strokes = [RED,dict(tool='fill', color='#00ff00', points=[[0,0]])]
@@ -138,7 +141,8 @@ def test_no_sketch(painter, bad):
     with pytest.raises(ValueError, match='expected'): painter.sketch = bad
     assert painter.sketch.shape==(48,64)
 
-@pytest.mark.parametrize('bad', (np.full((48,64,4),np.nan), np.zeros((48,64,4)), torch.full((4,48,64),float('nan')), torch.full((4,48,64),7.), np.zeros((0,0,4),np.uint8)))
+@pytest.mark.parametrize('bad', (np.full((48,64,4),np.nan), np.zeros((48,64,4)), torch.full((4,48,64),float('nan')), torch.full((4,48,64),7.),
+                                 np.zeros((0,0,4),np.uint8)))
 def test_no_cue(painter, bad):
     painter.strokes = [RED]
     with pytest.raises(ValueError, match='expected'): painter.cue = bad
@@ -190,7 +194,8 @@ def test_the_door_is_closed_to_strangers(painter):
         assert httpx.get(house.url, headers={'Host':'painter.example'}).status_code==403
         assert httpx.post(at+'/send', json=dict(state=dict(strokes=[RED])), headers={'Origin':'http://evil.example'}).status_code==403
         good = {'X-Token':house.token}
-        for sent in (dict(state=dict(_sketch='x')), dict(state=dict(folder='/')), dict(state=dict(strokes=[{}])), dict(state=3), [], 3): assert httpx.post(at+'/send', json=sent, headers=good).status_code==400
+        for sent in (dict(state=dict(_sketch='x')), dict(state=dict(folder='/')), dict(state=dict(strokes=[{}])), dict(state=3), [], 3):
+            assert httpx.post(at+'/send', json=sent, headers=good).status_code==400
         assert painter.strokes==[] and house.server.server_address[0]=='127.0.0.1'
     with pytest.raises(httpx.HTTPError): httpx.get(house.url)
 

@@ -68,7 +68,8 @@ def test_balloon_across_a_gutter():
 
 def test_slanted_gutter():
     g = np.full((600,420),255,np.uint8)
-    for q in ([(20,20),(400,20),(400,250),(20,290)],[(20,310),(400,270),(400,580),(20,580)]): cv2.polylines(g, [np.array(q)], True, 0, 3); cv2.circle(g, tuple(np.mean(q,0).astype(int).tolist()), 60, 90, -1)
+    for q in ([(20,20),(400,20),(400,250),(20,290)],[(20,310),(400,270),(400,580),(20,580)]):
+        cv2.polylines(g, [np.array(q)], True, 0, 3); cv2.circle(g, tuple(np.mean(q,0).astype(int).tolist()), 60, 90, -1)
     assert agree(panels(g), [(20,20,380,270),(20,270,380,310)])
 
 def test_bleed():

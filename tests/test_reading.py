@@ -37,7 +37,8 @@ def test_exif_turns(turn, kind):
     kwargs = dict(quality=100, subsampling=0) if kind=='JPEG' else dict(lossless=True) if kind=='WEBP' else {}
     assert psnr(read_color(encode(np.ascontiguousarray(stored), kind, exif=exif, **kwargs)), a)>40
 
-@pytest.mark.parametrize('exif', (b'Exif\0\0MM\0*\xff\xff\xff\xff', b'Exif\0\0nonsense', b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0'))
+@pytest.mark.parametrize('exif', (b'Exif\0\0MM\0*\xff\xff\xff\xff', b'Exif\0\0nonsense',
+                                  b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0'))
 def test_a_damaged_note_is_ignored(exif): assert read_color(encode(picture(1,48,64), 'JPEG', exif=exif)).shape==(48,64,3)
 
 @pytest.mark.parametrize('mode', ('1','L','LA','P','PA','RGB','RGBA','CMYK','YCbCr','LAB','HSV','I','I;16','F','La','RGBa','RGBX'))
@@ -69,7 +70,8 @@ def test_sixteen_bits():
 # --- less than the whole JPEG
 
 @pytest.mark.parametrize('turned', (False,True))
-@pytest.mark.parametrize('shape,size', [((3000,2000),256),((2000,3000),256),((3000,2000),256.5),((999,1400),100),((640,513),64),((300,300),200),((8,9),4)], ids=str)
+@pytest.mark.parametrize('shape,size', [((3000,2000),256),((2000,3000),256),((3000,2000),256.5),((999,1400),100),((640,513),64),((300,300),200),
+                                        ((8,9),4)], ids=str)
 def test_a_reduced_jpeg_is_twice_the_size_and_no_larger_than_needed(shape, size, turned):
     exif = Image.Exif(); exif[274] = 6 if turned else 1
     data = encode(picture(1,*shape), 'JPEG', exif=exif); a = read_color(data, int(size)); h,w = shape[::-1] if turned else shape
@@ -116,7 +118,8 @@ def test_strangers(name): assert result(strangers()[name])=='not a picture'
 def test_no_picture_bytes():
     assert result(b'')=='empty file' and result(b'\0')=='not a picture' and result(BytesIO())=='empty file'
 
-@pytest.mark.parametrize('error', (MemoryError(),OverflowError(),SyntaxError('broken PNG file'),RecursionError(),Image.DecompressionBombError(),KeyError(1),OSError('broken data stream')))
+@pytest.mark.parametrize('error', (MemoryError(),OverflowError(),SyntaxError('broken PNG file'),RecursionError(),Image.DecompressionBombError(),
+                                   KeyError(1),OSError('broken data stream')))
 def test_whatever_a_decoder_raises_is_refused(monkeypatch, error):
     def fail(*args, **kwargs): raise error
     monkeypatch.setattr(Image, 'open', fail)

@@ -41,8 +41,10 @@ def test_save_and_load(tmp_path):
     x = torch.rand(1,1,64,64)
     assert torch.allclose(net.eval()(x),load_describer(tmp_path/'a')(x),atol=2e-2) and load_file(tmp_path/'a'/'model.safetensors')['last.weight'].dtype==torch.float16
 
-@pytest.mark.parametrize('change,word', [(lambda c: c.update(sha256='0'*64),'expected the weights'), (lambda c: c['model'].update(arch='cue_unet'),'expected the config'),
-                                         (lambda c: c['model'].update(width=9999),'expected the config'), (lambda c: c['model'].update(other=3),'expected the config'),
+@pytest.mark.parametrize('change,word', [(lambda c: c.update(sha256='0'*64),'expected the weights'),
+                                         (lambda c: c['model'].update(arch='cue_unet'),'expected the config'),
+                                         (lambda c: c['model'].update(width=9999),'expected the config'),
+                                         (lambda c: c['model'].update(other=3),'expected the config'),
                                          (lambda c: c['model'].update(width=16),'expected the weights'), (lambda c: c.update(format=2),'expected format')])
 def test_what_is_damaged_is_refused(tmp_path, change, word):
     save_describer(Describer(8,2,16), tmp_path)

@@ -136,10 +136,14 @@ def test_wrong_sketches(f):
     for seed in (-1, [1,2]):
         with pytest.raises(ValueError, match='seed'): f(sketches, seed=seed)
 
-@pytest.mark.parametrize('call', [lambda: pen(sketches,9), lambda: pen(sketches,float('nan')), lambda: broken(sketches,-.1), lambda: speckle(sketches,.6), lambda: wobble(sketches,-1),
-                                  lambda: guides(sketches,9), lambda: rough_sketch(batch, ways=dict(crayon=1)), lambda: rough_sketch(batch, ways=dict(plain=.5)),
-                                  lambda: rough_sketch(batch, changes=dict(pen=2)), lambda: rough_sketch(sketches), lambda: rough_sketch(pictures[0][...,0]), lambda: rough_sketch('a.png'),
-                                  lambda: rough_sketch(batch*float('nan')), lambda: xdog(batch, sigma=0), lambda: xdog(pictures[0], phi=-1), lambda: xdog(sketches)])
+@pytest.mark.parametrize('call', [lambda: pen(sketches,9), lambda: pen(sketches,float('nan')), lambda: broken(sketches,-.1),
+                                  lambda: speckle(sketches,.6), lambda: wobble(sketches,-1),
+                                  lambda: guides(sketches,9), lambda: rough_sketch(batch, ways=dict(crayon=1)),
+                                  lambda: rough_sketch(batch, ways=dict(plain=.5)),
+                                  lambda: rough_sketch(batch, changes=dict(pen=2)), lambda: rough_sketch(sketches),
+                                  lambda: rough_sketch(pictures[0][...,0]), lambda: rough_sketch('a.png'),
+                                  lambda: rough_sketch(batch*float('nan')), lambda: xdog(batch, sigma=0), lambda: xdog(pictures[0], phi=-1),
+                                  lambda: xdog(sketches)])
 def test_wrong_arguments(call):
     with pytest.raises(ValueError, match='expected'): call()
 

@@ -25,7 +25,8 @@ def test_card_tells_the_truth():
     facts,card = read_metadata(DATA),(DATA/'README.md').read_text(encoding='utf-8')
     report = json.loads((DATA/'dataset.json').read_text(encoding='utf-8'))['report']
     assert f"{len(facts)} pictures" in card and f"{len({i for f in facts for i in f['characters']})} characters" in card
-    assert all(f"| {s} | {sum(f['split']==s for f in facts)} |" in card and report[s]==sum(f['split']==s for f in facts) for s in ('train','valid','color','transfer','interpolation'))
+    assert all(f"| {s} | {sum(f['split']==s for f in facts)} |" in card and report[s]==sum(f['split']==s for f in facts)
+               for s in ('train','valid','color','transfer','interpolation'))
     assert '(card/contact_sheet.jpg)' in card and (DATA/'card'/'contact_sheet.jpg').stat().st_size>10_000
 
 def test_it_passes_the_audit(): assert audit(DATA).ok

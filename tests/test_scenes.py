@@ -86,7 +86,8 @@ def test_details_stay_inside(name):
 
 def test_paint_returns_its_region():
     for i in range(20):
-        r = rng(8,i); c = Canvas(64); a = paint(c, r, random_look(r), shapes.place(random_shape(r), (.5,.5), .6)); b = paint(c, r, random_look(r), shapes.place(random_shape(r), (.5,.5), .3))
+        r = rng(8,i); c = Canvas(64); a = paint(c, r, random_look(r), shapes.place(random_shape(r), (.5,.5), .6))
+        b = paint(c, r, random_look(r), shapes.place(random_shape(r), (.5,.5), .3))
         assert b>a>0 and (c.flats==b).any()
 
 @pytest.mark.parametrize('kind', palettes)

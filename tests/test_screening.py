@@ -43,7 +43,8 @@ def test_hash_is_a_plain_cosine_transform():
     assert perceptual_hash(a)==int(''.join(map(str,bits.astype(int))),2) and bits.sum()==32
 
 def test_versions_are_near_and_others_far():
-    world = World(seed=7); pics = [getattr(world,('illustration','scene')[i%2])(i, size=80).color for i in range(40)]; hashes = [perceptual_hash(p) for p in pics]
+    world = World(seed=7); pics = [getattr(world,('illustration','scene')[i%2])(i, size=80).color for i in range(40)]
+    hashes = [perceptual_hash(p) for p in pics]
     for p,h in zip(pics,hashes):
         for q in (30,60,95): assert hash_distance(h, perceptual_hash(read_color(encode(p,'JPEG',quality=q))))<=Screens().twins
     assert min(hash_distance(a,b) for k,a in enumerate(hashes) for b in hashes[:k])>Screens().twins

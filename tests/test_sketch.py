@@ -99,7 +99,8 @@ def test_no_cue():
 
 nan = torch.full((1,3,8,8), float('nan'))
 @pytest.mark.parametrize('bad', [np.zeros((8,8,4), np.uint8), np.zeros((8,8,3), np.float32), np.zeros((8,8), np.uint8), np.zeros((0,8,3), np.uint8),
-    'page.png', None, torch.zeros(8,8), torch.zeros(1,1,8,8), torch.zeros(1,3,0,8), torch.zeros(2,2,3,8,8), torch.zeros(1,3,8,8).long(), nan, torch.full((1,3,8,8), 2.)])
+    'page.png', None, torch.zeros(8,8), torch.zeros(1,1,8,8), torch.zeros(1,3,0,8), torch.zeros(2,2,3,8,8), torch.zeros(1,3,8,8).long(), nan,
+    torch.full((1,3,8,8), 2.)])
 @pytest.mark.parametrize('f', (sketchify,blur_cue))
 def test_wrong_pictures(f, bad):
     with pytest.raises(ValueError, match='expected'): f(bad)

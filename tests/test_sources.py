@@ -47,7 +47,8 @@ def test_odd_names_are_found_named_and_read(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='names are text on this system')
 def test_undecodable_names(tmp_path):
     raw = [b'caf\xe9.png',b'caf%E9.png',b'\xff\xfe.jpg',b'd\xe9/1.png',b'./x\x80.png'[2:]]
-    for i,n in enumerate(raw): os.makedirs(os.path.dirname(os.fsencode(tmp_path)+b'/'+n), exist_ok=True); open(os.fsencode(tmp_path)+b'/'+n,'wb').write(encode(picture(i,40,40),'PNG'))
+    for i,n in enumerate(raw):
+        os.makedirs(os.path.dirname(os.fsencode(tmp_path)+b'/'+n), exist_ok=True); open(os.fsencode(tmp_path)+b'/'+n,'wb').write(encode(picture(i,40,40),'PNG'))
     f = Folder(tmp_path); got = keys(f)
     assert len(set(got))==5 and all(k.encode() and f.name(k).isascii() for k in got) and len({f.name(k) for k in got})==5
     assert {os.fsencode(key_file(k)) for k in got}==set(raw) and all(why(f,k)=='read' for k in got)
@@ -176,7 +177,8 @@ def test_a_lost_network_is_not_the_pictures_fault(cloud, monkeypatch):
 def test_two_thousand_bad_files_in_a_folder(tmp_path):
     "Each once, with a reason, and every good one read"
     good = {f'good/{n}':d for n,d in whole_files().items()}
-    bad = {f'{int(n[:5])%7} {odd[int(n[:5])%len(odd)][:4].strip() or "x"}/{n}':d for n,d in damaged(2000, seed=3)} | {f'odd/{n}':d for n,d in (bombs()|strangers()|{'empty.png':b''}).items()}
+    bad = {f'{int(n[:5])%7} {odd[int(n[:5])%len(odd)][:4].strip() or "x"}/{n}':d for n,d in damaged(2000, seed=3)}
+    bad |= {f'odd/{n}':d for n,d in (bombs()|strangers()|{'empty.png':b''}).items()}
     for n,d in (good|bad).items(): write(tmp_path/n, d)
     f = Folder(tmp_path); got = keys(f)
     assert len(got)==len(set(got))==len(good)+len(bad) and set(got)==set(good)|set(bad)

@@ -39,7 +39,8 @@ def test_scores_are_those_of_metrics(pages):
     assert s.tasks==list(task_names) and s.painters==['cue alone','paper','fog'] and len(s.pictures)==12*3
     for p in s.pictures:
         color = to_image(pages/p['file'])
-        if p['painter']!='paper': assert math.isclose(p['psnr'], psnr(blur_cue(color)[...,:3], color)) and math.isclose(p['ssim'], ssim(blur_cue(color)[...,:3], color))
+        if p['painter']!='paper':
+            assert math.isclose(p['psnr'], psnr(blur_cue(color)[...,:3], color)) and math.isclose(p['ssim'], ssim(blur_cue(color)[...,:3], color))
     x = s['color','paper','psnr']; row = [r for r in s.rows if (r['task'],r['painter'])==('color','paper')][0]
     assert row['pictures']==5 and math.isclose(row['psnr']['mean'], x.mean()) and math.isclose(row['psnr']['error'], x.std(ddof=1)/5**.5)
     assert s.gain('fog','cue alone')['transfer']==dict(mean=0.,error=0.)
@@ -160,7 +161,8 @@ def test_ctrl_c_ends_the_command(pages, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match='stopped after 0 epochs of a'): manga_tasks(str(pages), str(tmp_path/'out'), n=1, **tiny)
     assert not (tmp_path/'out'/'b').exists()
 
-@pytest.mark.parametrize('kwargs,match', [(dict(cue='fog'),'expected a cue among'), (dict(a='nowhere'),'expected a folder with config.json'), (dict(bs=99),'at least one batch of 99')])
+@pytest.mark.parametrize('kwargs,match', [(dict(cue='fog'),'expected a cue among'), (dict(a='nowhere'),'expected a folder with config.json'),
+                                          (dict(bs=99),'at least one batch of 99')])
 def test_command_errors(pages, tmp_path, kwargs, match):
     with pytest.raises(SystemExit, match=match): manga_tasks(str(pages), str(tmp_path/'out'), **(tiny|kwargs))
 

@@ -21,7 +21,8 @@ class Near(nn.Module):
     def __init__(self, reach=15):
         super().__init__(); torch.manual_seed(0)
         self.config,self.sizes = dict(arch='near'),[]
-        self.net = nn.Sequential(nn.Conv2d(4,8,3,stride=2,padding=1), nn.Conv2d(8,8,3,padding=1), nn.ReLU(), nn.ConvTranspose2d(8,3,4,stride=2,padding=1), nn.Tanh())
+        self.net = nn.Sequential(nn.Conv2d(4,8,3,stride=2,padding=1), nn.Conv2d(8,8,3,padding=1), nn.ReLU(),
+                                 nn.ConvTranspose2d(8,3,4,stride=2,padding=1), nn.Tanh())
     def forward(self, sketch, cue):
         self.sizes.append(tuple(sketch.shape[-2:]))
         return self.net(torch.cat([sketch,over_white(cue)],1))

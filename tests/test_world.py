@@ -60,10 +60,12 @@ def test_enough_of_everything():
     assert len(identity.hair_styles)>=8 and len(identity.outfits)>=6 and len(identity.styles)>=3
     assert len(identity.headwear)+len(identity.props)>=6
     tags = {t for i in range(150) for t in World(5).illustration(i,size=16).tags}
-    assert tags >= {'1girl','1boy','smile','open_mouth','close-up','portrait','upper_body','cowboy_shot','full_body','white_background','sky','holding_staff','witch_hat'}
+    assert tags >= {'1girl','1boy','smile','open_mouth','close-up','portrait','upper_body','cowboy_shot','full_body','white_background','sky',
+                    'holding_staff','witch_hat'}
 
 @pytest.mark.parametrize('call,match', [
-    (lambda w: w.illustration(-1), 'expected an index'), (lambda w: w.illustration('1'), 'expected an index'), (lambda w: w.illustration(True), 'expected an index'),
+    (lambda w: w.illustration(-1), 'expected an index'), (lambda w: w.illustration('1'), 'expected an index'),
+    (lambda w: w.illustration(True), 'expected an index'),
     (lambda w: w.illustration(0,size=8), 'expected a size'), (lambda w: w.illustration(0,size=64.), 'expected a size'),
     (lambda w: w.illustration(0,style='baroque'), 'expected a style'), (lambda w: w.illustration(0,cast=[]), 'at least one character'),
     (lambda w: w.scene(-2), 'expected an index'), (lambda w: w.cast(0), 'expected a number'), (lambda w: w.character(None), 'expected a number'),
