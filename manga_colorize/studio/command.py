@@ -44,17 +44,24 @@ def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
 # %% ../../nbs/studio/01e_command.ipynb #b52ceb70
 def _palette(reference):
     "What is known of the colours; None without a `reference`"
+    from manga_colorize.data.screening import colour_share
     from manga_colorize.studio.reference import Palette
-    return None if reference is None else Palette([to_image(f) for f in _files([reference])])
+    if reference is None: return None
+    pages = {f:to_image(f) for f in _files([reference])}
+    grey = [str(f) for f,a in pages.items() if colour_share(a)<.01]
+    if grey: raise ValueError(f"expected coloured pages as reference, got {', '.join(grey)} without colours")
+    return Palette(list(pages.values()))
 
 def _painter(paint, cue, page, palette, exact):
     "A function that colours one sketch in the way that was asked for"
-    if not page and palette is None: return lambda ink: paint(ink, cue, soften=False if exact else None)
     from manga_colorize.studio.pages import color_page
-    return lambda ink: Image.fromarray(color_page(ink, paint, palette))
+    from manga_colorize.studio.reference import reference_cue
+    if page: return lambda ink: Image.fromarray(color_page(ink, paint, palette))
+    if palette is None: return lambda ink: paint(ink, cue, soften=False if exact else None)
+    return lambda ink: paint(ink, reference_cue(ink, palette))
 
 def _check(paint, cue, page, reference):
-    if cue and (page or reference): raise ValueError("expected --cue for drawings, or --page and --reference for whole pages, got both")
+    if cue and (page or reference): raise ValueError("expected --cue, or --page and --reference, got both")
     if cue and not Path(cue).is_file(): raise ValueError(f"expected a picture as cue, got {cue}")
     if not (cue or reference) and paint.config.get('protocol',{}).get('cue')=='blur':
         print('This model was trained with colours to follow: without --cue its pages stay pale')
@@ -66,7 +73,7 @@ def manga_colorize(
     cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
     model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package
     out:str='colored',    # Folder for the coloured pages
-    page:bool=False,      # Are they whole manga pages? Colour them panel by panel, balloons left white
+    page:bool=False,      # Are they whole manga pages? Colour them panel by panel; balloons and gutters stay grey
     reference:str=None,   # A coloured page, or a folder of them, to take the colours of people from
     sketchify:bool=False, # Draw the lines of a photograph or shaded picture first
     exact:bool=False,     # Take the cue as it is, also for a model that learned from blurred ones
@@ -81,7 +88,7 @@ def manga_colorize(
     for f in files:
         try:
             ink = draw_lines(to_image(f)) if sketchify else read_sketch(f)
-            if not (page or reference) and _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify; for a manga page, --page')
+            if not page and _looks_shaded(ink): print(f'{f} looks shaded: for line art from it, try --sketchify; for a manga page, --page')
             taken.append(_target(out, Path(f).stem, taken, overwrite))
             with atomic_path(taken[-1]) as tmp: color(ink).save(tmp)
             print(f'{f} -> {taken[-1]}')
