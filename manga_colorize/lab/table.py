@@ -116,17 +116,19 @@ def lab_table(
     crop:int=128,     # Side of random cuts to train on, pixels; None for whole pictures
     size:int=256,     # Side of the squares that are scored, pixels
     names=None,       # Which of `painters`; None for all
+    seen=None,        # Called with a line of text when a painter is ready; None for nobody
     **kwargs          # Of `painter_learner`
 )->LabTable: # Rows for the validation pictures of `data`, then for `art`
     "Train painters on one data set and score them, each by its protocol"
     from manga_colorize.evaluate.metrics import picture_files
     dls,trained = manga_dls(data, bs=bs, crop=crop, resident=True),{}
-    seen = hashlib.sha256(repr([(f.name,f.stat().st_size) for f in dls.train_ds.files]).encode()).hexdigest()[:16]
+    files = hashlib.sha256(repr([(f.name,f.stat().st_size) for f in dls.train_ds.files]).encode()).hexdigest()[:16]
     for name in names or painters:
         folder = None if out is None else Path(out)/re.sub(r'\W+', '_', name)
-        plan = dict(painter=name, data=seen, epochs=epochs, bs=bs, crop=crop, **kwargs)
+        plan = dict(painter=name, data=files, epochs=epochs, bs=bs, crop=crop, **kwargs)
         painter,seconds = _kept(folder, plan) or _trained(dls, name, epochs, folder, plan, **kwargs)
         trained[name] = painter,(painters[name] or dict(protocol='cue'))['protocol'],seconds
+        if seen: seen(f'{name}: trained for {seconds:.0f} s')
     places = {'valid':dls.valid_ds.files} | ({} if art is None else {'art':picture_files(art)})
     table = sum((score_painters(trained, files, place, size) for place,files in places.items()), LabTable())
     if out is not None: _save(table, Path(out))
@@ -151,6 +153,6 @@ def manga_lab(
     depth:int=6       # Halvings of Pix2Pix
 ):
     "Train six painters on one data set and print one table: classification on three protocols, L2, and Pix2Pix"
-    try: print(lab_table(data, art, out, epochs, bs, crop, size, width=width, ngf=ngf, depth=depth))
+    try: print(lab_table(data, art, out, epochs, bs, crop, size, seen=partial(print,flush=True), width=width, ngf=ngf, depth=depth))
     except (ValueError,OSError,FloatingPointError) as e: raise SystemExit(f'manga-lab: {e}')
     print(f'models and table are in {out}')
