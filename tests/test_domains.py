@@ -10,7 +10,7 @@ from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,draw
 from manga_colorize.data.reading import Refused
 from manga_colorize.data.screening import Screens,colour_share
 from manga_colorize.data.world import World
-from test_dataset import contents,refusals
+from fixtures import contents,refusals
 
 def page(i, h=300, w=220, color=False):
     "Two panels with something in each"
