@@ -290,3 +290,17 @@ def test_command_sketchifies(paint, tmp_path, capsys):
 def test_command_on_an_empty_folder_says_so(paint, tmp_path):
     paint.save(tmp_path/'model'); (tmp_path/'none').mkdir()
     with pytest.raises(SystemExit, match='expected a folder with pictures'): manga_colorize([tmp_path/'none'], model=tmp_path/'model')
+
+def test_command_colours_pages_by_a_reference(tmp_path):
+    from manga_colorize.data.pages import Page # `World` learns to draw pages
+    chapter = World(seed=3).chapter(2, size=(420,300)); out = str(tmp_path/'out')
+    for name,a in (('first',chapter[0].color),('second',chapter[1].bw),('grey',chapter[0].bw),('flat',np.full((300,300,3),(200,40,40),np.uint8))):
+        Image.fromarray(a).save(tmp_path/f'{name}.png')
+    pages,files = [str(tmp_path/'second.png')],lambda: {p.name for p in (tmp_path/'out').glob('*')}
+    manga_colorize(pages, page=True, out=out); manga_colorize(pages, page=True, reference=str(tmp_path/'first.png'), out=out)
+    plain,told = [np.array(Image.open(tmp_path/'out'/f'second_color{k}.png')).astype(int) for k in ('','_2')]
+    assert plain.shape==told.shape==(420,300,3) and np.ptp(told,-1).mean()>2*np.ptp(plain,-1).mean()
+    for kwargs,match in ((dict(reference=str(tmp_path/'grey.png')),'without colours'), (dict(page=True, exact=True),'--cue to take exactly'),
+                         (dict(page=True, cue=str(tmp_path/'first.png')),'got both'), (dict(reference=str(tmp_path/'none.png')),'none.png')):
+        with pytest.raises(SystemExit, match=match): manga_colorize(pages, out=out, **kwargs)
+    assert files()=={'second_color.png','second_color_2.png'}

@@ -50,7 +50,9 @@ def _palette(reference):
     pages = {f:to_image(f) for f in _files([reference])}
     grey = [str(f) for f,a in pages.items() if colour_share(a)<.01]
     if grey: raise ValueError(f"expected coloured pages as reference, got {', '.join(grey)} without colours")
-    return Palette(list(pages.values()))
+    palette = Palette(list(pages.values()))
+    if not len(palette): raise ValueError(f"expected people in {reference}, got none that can be recognised")
+    return palette
 
 def _painter(paint, cue, page, palette, exact):
     "A function that colours one sketch in the way that was asked for"
@@ -60,11 +62,12 @@ def _painter(paint, cue, page, palette, exact):
     if palette is None: return lambda ink: paint(ink, cue, soften=False if exact else None)
     return lambda ink: paint(ink, reference_cue(ink, palette))
 
-def _check(paint, cue, page, reference):
+def _check(paint, cue, page, reference, exact):
     if cue and (page or reference): raise ValueError("expected --cue, or --page and --reference, got both")
+    if exact and not cue: raise ValueError("expected a --cue to take exactly, got none")
     if cue and not Path(cue).is_file(): raise ValueError(f"expected a picture as cue, got {cue}")
     if not (cue or reference) and paint.config.get('protocol',{}).get('cue')=='blur':
-        print('This model was trained with colours to follow: without --cue its pages stay pale')
+        print(f"This model was trained with colours to follow: without {'--reference' if page else '--cue'} its pages stay pale")
 
 # %% ../../nbs/studio/01e_command.ipynb #e4412100
 @call_parse
@@ -82,7 +85,7 @@ def manga_colorize(
     "Colour line art and manga pages of any size"
     paint,taken,failed = _load(model),[],0
     try:
-        _check(paint, cue, page, reference)
+        _check(paint, cue, page, reference, exact)
         files,color = _files(sketch),_painter(paint, cue, page, _palette(reference), exact)
     except (ValueError,OSError) as e: sys.exit(f'manga-colorize: {e}')
     for f in files:
