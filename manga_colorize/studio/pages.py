@@ -10,7 +10,7 @@ import cv2,numpy as np
 
 from ..core import to_image
 from ..data.balloons import balloons
-from ..data.descreen import descreen,dot_period,strokes
+from ..data.descreen import descreen,dot_period,specks,strokes
 from ..data.panels import grey_page,panels
 from ..data.sketch import no_cue
 from .reference import as_palette,reference_cue
@@ -37,14 +37,21 @@ def owners(
     return who
 
 # %% ../../nbs/studio/05_pages.ipynb #b672fe6d
+def _long_ink(grey, period):
+    "Dark ink that hangs together for more than four dots, without the meshes of dots that touch, uint8 (H, W), 0 or 1"
+    dark = (grey<64).astype(np.uint8); side = 2*round(period)+1
+    mesh = cv2.morphologyEx(specks(1-dark,round(1.3*period))[0], cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE,(side,side)))
+    long = dark&(1-mesh)
+    return long&(1-specks(long,round(4*period))[0])
+
 def bare_lines(
     page # uint8 (H, W), or anything `to_image` takes
 )->np.ndarray: # uint8 (H, W): lines and solid blacks, tones left out
     "Leave screentone out and keep the ink that draws"
     grey = grey_page(page); period = dot_period(grey)
     if period is None: return grey.copy()
-    line = cv2.GaussianBlur(strokes(grey,max(2.,period)).astype(np.float32),(0,0),.6)
-    return (255-line*(255-grey)).round().astype(np.uint8)
+    period = max(2.,period); line = strokes(grey,period)|_long_ink(grey,period)
+    return (255-cv2.GaussianBlur(line.astype(np.float32),(0,0),.6)*(255-grey)).round().astype(np.uint8)
 
 # %% ../../nbs/studio/05_pages.ipynb #f453577a
 def _keep_ink(color, ink):
@@ -59,7 +66,7 @@ def color_page(
     remember=False, # Add each panel to the palette as soon as it is coloured?
     **kwargs      # More for `reference_cue`
 )->np.ndarray: # RGB uint8 (H, W, 3)
-    "Colour a page panel by panel; balloons and gutters stay as they are"
+    "Colour a page panel by panel; balloons and gutters stay as grey as they were"
     grey = grey_page(page); boxes = panels(grey); who,out = owners(boxes,grey.shape),np.repeat(grey[...,None],3,2)
     palette = as_palette(palette)
     for k,(x,y,w,h) in enumerate(boxes):
