@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['warmth', 'stranger', 'fit_panel', 'grey_of', 'Describer', 'PlainDescriber', 'save_describer', 'load_describer',
-           'describe']
+           'describe', 'places']
 
 # %% ../../nbs/studio/05b_describer.ipynb #61d36adb
 import hashlib,json,math
@@ -16,6 +16,7 @@ import cv2,numpy as np,safetensors.torch as st,torch,torch.nn.functional as F
 from torch import nn
 
 from ..core import atomic_path
+from .colorizer import _fill,_read_config,_read_weights,_small
 from .network import ResBlock
 
 # %% ../../nbs/studio/05b_describer.ipynb #a93c5c41
@@ -75,8 +76,9 @@ class PlainDescriber(nn.Module):
     def __init__(self,
         nf:int=128 # Numbers in a description
     ):
-        super().__init__(); g = torch.Generator().manual_seed(0); self.scenery = torch.zeros(nf)
-        self.turn,self.shift = torch.randn(9,nf,generator=g),torch.rand(nf,generator=g)*2*math.pi
+        super().__init__(); g = torch.Generator().manual_seed(0); 
+        for name,x in dict(scenery=torch.zeros(nf), turn=torch.randn(9,nf,generator=g), shift=torch.rand(nf,generator=g)*2*math.pi).items():
+            self.register_buffer(name, x)
 
     def forward(self,
         grey # (B, 1, H, W) in [-1, 1]
@@ -95,7 +97,7 @@ def save_describer(
     **about        # More to remember, as plain data
 )->Path: # The folder
     "Write `model.safetensors`, in 16 bits, and `config.json`"
-    weights = st.save({k:v.detach().cpu().half().contiguous() if v.is_floating_point() else v.cpu() for k,v in net.state_dict().items()})
+    weights = st.save({k:_small(v.detach().cpu(),True) for k,v in net.state_dict().items()})
     config = json.dumps({'format':1, 'model':dict(arch='describer',**net.config), **about, 'sha256':hashlib.sha256(weights).hexdigest()}, indent=2)
     folder = Path(folder)
     with atomic_path(folder/'config.json') as c, atomic_path(folder/'model.safetensors') as w:
@@ -103,35 +105,30 @@ def save_describer(
     return folder
 
 def _build(model):
-    args = {k:v for k,v in model.items() if k!='arch'}
-    if model.get('arch')!='describer' or args.keys()!={'width','depth','nf'} or not all(type(v) is int and 1<=v<=512 for v in args.values()):
+    "An empty `Describer`; its weights take no memory yet"
+    args,most = {k:v for k,v in model.items() if k!='arch'},dict(width=512, depth=4, nf=512)
+    if model.get('arch')!='describer' or args.keys()!=most.keys() or not all(type(v) is int and 1<=v<=most[k] for k,v in args.items()):
         raise ValueError(f"expected the config of a describer, got {model}")
-    return Describer(**args)
+    with torch.device('meta'): return Describer(**args)
 
-def _read(folder):
-    "The config and the weights' bytes"
-    try: config,data = json.loads((folder/'config.json').read_text(encoding='utf-8')),(folder/'model.safetensors').read_bytes()
-    except (OSError,ValueError) as e: raise ValueError(f"expected a folder with config.json and model.safetensors, got {folder}: {e}") from e
-    if config.get('format')!=1: raise ValueError(f"expected format 1, got {config.get('format')!r}: a newer manga_colorize wrote {folder}")
-    if (got:=hashlib.sha256(data).hexdigest())!=config.get('sha256'):
-        raise ValueError(f"expected the weights that {folder/'config.json'} names, got SHA-256 {got}")
-    return config,data
+def _load(folder):
+    config = _read_config(folder); net = _build(config['model'])
+    return _fill(net, _read_weights(folder/'model.safetensors',config.get('sha256'))).eval()
 
-@lru_cache(4)
+@lru_cache(1)
+def _shipped(): return _load(Path(str(files('manga_colorize')))/'weights'/'describer')
+
 def load_describer(
     folder=None # As `save_describer` wrote it; None for the one that comes with the package
 )->Describer: # On the CPU, ready to describe
     "Read a describer, running no code from it; `ValueError` if it is damaged or something else"
-    config,data = _read(Path(str(files('manga_colorize')))/'weights'/'describer' if folder is None else Path(folder))
-    net = _build(config.get('model',{}))
-    try: net.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in st.load(data).items()})
-    except RuntimeError as e: raise ValueError(f"expected the weights of {net.config}, got others: {e}") from e
-    return net.eval()
+    return _shipped() if folder is None else _load(Path(folder))
 
 # %% ../../nbs/studio/05b_describer.ipynb #7117c621
 def _words(a, net):
     h,w = a.shape; x = np.full([n+-n%net.stride for n in (h,w)], 255, np.uint8); x[:h,:w] = a
-    with torch.inference_mode(): return net(torch.from_numpy(x)[None,None].float()/127.5-1)[0,:,:h//4,:w//4].permute(1,2,0)
+    x = (torch.from_numpy(x)[None,None].float()/127.5-1).to(net.scenery.device)
+    with torch.inference_mode(): return net(x)[0,:,:h//4,:w//4].permute(1,2,0).cpu()
 
 def describe(
     grey,    # uint8 (H, W)
@@ -140,3 +137,10 @@ def describe(
     "Describe the places of a panel, seen as it is and in a mirror"
     net = (net or load_describer()).eval(); a = fit_panel(grey); a = a[:len(a)//4*4,:a.shape[1]//4*4]
     return F.normalize(_words(a,net)+_words(np.ascontiguousarray(a[:,::-1]),net).flip(1), dim=-1)
+
+def places(
+    ink,     # uint8 (H, W), a crop of a page as well
+    net=None # As in `describe`
+)->torch.Tensor: # (h, w, nf) of length 1: a description for every eighth pixel, as a palette keeps it
+    "Describe some places of a panel, a quarter of those of `describe`"
+    return describe(np.ascontiguousarray(ink),net)[::2,::2]
