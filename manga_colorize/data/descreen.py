@@ -7,6 +7,7 @@ __all__ = ['specks', 'dot_period', 'toned', 'strokes', 'descreen']
 
 # %% ../../nbs/data/09b_descreen.ipynb #44264d1e
 import cv2,numpy as np
+from functools import reduce
 
 from .panels import grey_page
 
@@ -63,7 +64,7 @@ def strokes(
 )->np.ndarray: # Where lines and solid blacks are, uint8 (H, W), 0 or 1
     "Tell lines from tone by averages along eight directions"
     dark = 1-grey.astype(np.float32)/255; length = 2*round(1.3*period)+1
-    along = np.max([cv2.filter2D(dark,-1,_needle(length,t)) for t in np.arange(8)*np.pi/8], 0)
+    along = reduce(np.maximum, (cv2.filter2D(dark,-1,_needle(length,t)) for t in np.arange(8)*np.pi/8)) # one at a time: pages are large
     line = ((along>.6)&(along-cv2.GaussianBlur(dark,(0,0),period)>.4)).astype(np.uint8)
     line &= 1-specks(line, round(2.2*period))[0]
     solid = cv2.morphologyEx((dark>.6).astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE,(2*round(.6*period)+3,)*2))

@@ -10,7 +10,7 @@ import cv2,numpy as np
 
 from ..core import to_image
 from ..data.balloons import balloons
-from ..data.descreen import descreen,dot_period,specks,strokes
+from ..data.descreen import dot_period,specks,strokes
 from ..data.panels import grey_page,panels
 from ..data.sketch import no_cue
 from .reference import as_palette,reference_cue
@@ -51,13 +51,15 @@ def bare_lines(
     grey = grey_page(page); period = dot_period(grey)
     if period is None: return grey.copy()
     period = max(2.,period); line = strokes(grey,period)|_long_ink(grey,period)
-    return (255-cv2.GaussianBlur(line.astype(np.float32),(0,0),.6)*(255-grey)).round().astype(np.uint8)
+    return 255-cv2.multiply(cv2.GaussianBlur(255*line,(0,0),.6), 255-grey, scale=1/255)
 
 # %% ../../nbs/studio/05_pages.ipynb #f453577a
-def _keep_ink(color, ink):
-    "Let nothing be lighter than the ink that lies on it"
-    most = np.where(ink<96, ink, np.interp(ink,[96,176],[96,255]))
-    return np.minimum(color, most[...,None]).astype(np.uint8)
+_most = np.uint8([k if k<96 else np.interp(k,[96,176],[96,255]) for k in range(256)])
+
+def _keep_ink(color, grey):
+    "Let nothing be lighter than the ink that lies on it, measured against the paper of its page"
+    paper = max(1.,np.percentile(grey,97)); white = np.uint8([min(255,round(k*255/paper)) for k in range(256)])
+    return np.minimum(color, cv2.LUT(bare_lines(cv2.LUT(grey,white)),_most)[...,None])
 
 def color_page(
     page,         # A black and white page of any size, in any form that `to_image` takes
@@ -75,4 +77,4 @@ def color_page(
         out[s] = np.where((who[s]==k)[...,None], fake, out[s])
         if remember: palette.add_panel(fake, sketch)
     white = balloons(grey)|(who<0)
-    return np.where(white[...,None], grey[...,None], _keep_ink(out,bare_lines(grey)))
+    return np.where(white[...,None], grey[...,None], _keep_ink(out,grey))

@@ -7,10 +7,12 @@ __all__ = ['sharp', 'nobody', 'group_colors', 'Palette', 'loudness', 'votes', 't
 
 # %% ../../nbs/studio/05a_reference.ipynb #3f2b51ff
 import cv2,numpy as np,torch,torch.nn.functional as F
+from pathlib import Path
+from PIL import Image
 from ..core import to_image
 from ..data.panels import grey_page,panels
 from ..evaluate.adherence import rgb_to_lab
-from .describer import describe,fit_panel,grey_of,load_describer,stranger
+from .describer import fit_panel,grey_of,load_describer,places,stranger
 
 # %% ../../nbs/studio/05a_reference.ipynb #b2e04fa5
 def group_colors(
@@ -25,14 +27,20 @@ def group_colors(
     return np.uint8([np.median(colors[group==g],0).round() for g in range(group.max()+1)]),group
 
 # %% ../../nbs/studio/05a_reference.ipynb #b1af550e
+def _pictures(given):
+    "One picture, a pair of picture and print, or several of either, as a list of arguments for `Palette.add`"
+    one = hasattr(given,'shape') or isinstance(given,(str,Path,Image.Image))
+    pair = isinstance(given,tuple) and len(given)==2 and not any(isinstance(p,tuple) for p in given)
+    return [p if isinstance(p,tuple) else (p,) for p in ([given] if one or pair else given)]
+
 class Palette:
     "What is known of a chapter's colours: described places of coloured panels"
     def __init__(self,
-        pictures=(), # Coloured panels or pages, each alone or with its black and white print: `color` or `(color, ink)`; as `add`
+        pictures=(), # A coloured panel or page, alone or with its black and white print, `color` or `(color, ink)` as `add` takes them, or a list of these
         net=None     # A `Describer`; None for the one that comes with the package
     ):
-        self.net,self.words,self.colors = net or load_describer(),[],[]
-        for p in pictures: self.add(*(p if isinstance(p,tuple) else (p,)))
+        self.net,self.words,self.colors,self._known = net or load_describer(),[],[],None
+        for p in _pictures(pictures): self.add(*p)
 
     def __len__(self): return sum(map(len,self.words))
 
@@ -51,10 +59,10 @@ class Palette:
         ink    # Its black and white print, uint8 (H, W)
     ):
         "Learn the colours of one panel, wherever it does not look like scenery"
-        words = describe(ink,self.net)[::2,::2]; h,w,nf = words.shape
+        words = places(ink,self.net); h,w,nf = words.shape
         seen = cv2.medianBlur(fit_panel(np.ascontiguousarray(color)),5)[2::8,2::8][:h,:w].reshape(-1,3); words = words.reshape(-1,nf)
-        people = words@self.net.scenery<.3
-        self.words.append(words[people]); self.colors.append(seen[people.numpy()])
+        people = words@self.net.scenery.cpu()<.3
+        self.words.append(words[people]); self.colors.append(seen[people.numpy()]); self._known = None
 
 # %% ../../nbs/studio/05a_reference.ipynb #5db8d149
 sharp,nobody = .03,-4. # A similarity s counts exp(s/sharp); logarithm of how loud nobody is
@@ -71,37 +79,45 @@ def loudness(
 def votes(
     words, # (n, nf) descriptions of the places that ask
     known, # (m, nf) descriptions of the places that answer
-    group  # Number of a group for each of these, (m,), from 0
+    group, # Number of a group for each of these, (m,), from 0
+    loud=None # `loudness` of these, (m,); None to work it out
 )->torch.Tensor: # (n, groups); the sum is 1 or less, the rest is for nobody
     "Let every place that is known vote for its group, the louder the more it is alike"
-    ballot = F.one_hot(torch.as_tensor(group).long()).float()*loudness(known)[:,None]; out = []
+    ballot = F.one_hot(torch.as_tensor(group).long()).float()*(loudness(known) if loud is None else loud)[:,None]; out = []
     for some in words.split(2048):
         x = some@known.T/sharp; top = x.amax(1,keepdim=True).clamp(min=stranger/sharp+nobody)
         x = (x-top).exp_()@ballot; out.append(x/(x.sum(1,keepdim=True)+(stranger/sharp+nobody-top).exp()))
     return torch.cat(out)
 
 # %% ../../nbs/studio/05a_reference.ipynb #6712ea61
+def _known(palette):
+    "All places of a palette, the group of each, how loud each is, and the RGB of the groups; worked out once"
+    if palette._known is None:
+        words = torch.cat(palette.words); rgb,group = group_colors(np.concatenate(palette.colors))
+        palette._known = words,group,loudness(words),rgb
+    return palette._known
+
 def told_colors(
     sketch,          # uint8 (H, W)
     palette:Palette, # What is known
     alike=14.        # Distance in CIE Lab up to which colours count as one
 )->tuple: # RGB for every eighth pixel of the panel as `fit_panel` scales it, uint8 (h, w, 3), and how sure it is, (h, w) in [0, 1]
     "Ask a palette for the colours of a panel"
-    words = describe(sketch,palette.net)[::2,::2]; h,w,nf = words.shape; words = words.reshape(-1,nf)
-    rgb,group = group_colors(np.concatenate(palette.colors)); lab = rgb_to_lab(rgb)
+    if not len(palette): raise ValueError("expected a palette that knows somebody, got an empty one")
+    words = places(sketch,palette.net); h,w,nf = words.shape; words = words.reshape(-1,nf)
+    *known,rgb = _known(palette); lab = rgb_to_lab(rgb)
     near = (np.linalg.norm(lab[:,None]-lab[None],axis=-1)<alike).astype(np.float32)
-    share = votes(words,torch.cat(palette.words),group).numpy()
+    share = votes(words,*known).numpy()
     share = share*near[(share@near).argmax(1)]; sure = share.sum(1)
     color = share@rgb.astype(np.float32)/np.maximum(sure,1e-9)[:,None]
-    return color.round().astype(np.uint8).reshape(h,w,3),np.where(words@palette.net.scenery<.5, sure, 0).reshape(h,w)
+    return color.round().astype(np.uint8).reshape(h,w,3),np.where(words@palette.net.scenery.cpu()<.5, sure, 0).reshape(h,w)
 
 # %% ../../nbs/studio/05a_reference.ipynb #009b9ff5
 def as_palette(
-    reference # A `Palette`, a coloured picture, or a list of what `Palette` takes; None for nothing
+    reference # A `Palette`, or what `Palette` takes: a coloured picture, a pair of picture and print, a list of them; None for nothing
 )->Palette: # Itself, or a new one
     "Make a palette of whatever guides"
-    if isinstance(reference,Palette): return reference
-    return Palette(() if reference is None else reference if isinstance(reference,(list,tuple)) else [reference])
+    return reference if isinstance(reference,Palette) else Palette(() if reference is None else reference)
 
 # %% ../../nbs/studio/05a_reference.ipynb #fd7bc00a
 def reference_cue(
@@ -116,7 +132,8 @@ def reference_cue(
     cue = np.full((*grey.shape,4),(255,255,255,0),np.uint8)
     if not len(palette): return cue
     colors,share = told_colors(grey,palette); k = np.sqrt(grey.size)/256
-    for i,j in np.argwhere(share>=sure):
+    told = ((share>=sure)&(share>0)).astype(np.uint8)
+    for i,j in np.argwhere(told&(cv2.boxFilter(told,-1,(3,3),normalize=False,borderType=cv2.BORDER_CONSTANT)>2)):
         at = round((8*j+2.5)*k),round((8*i+2.5)*k)
         cv2.circle(cue, at, max(1,round(radius*k)), (*map(int,colors[i,j]),255), -1)
     return cue
