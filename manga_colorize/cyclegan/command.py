@@ -32,6 +32,10 @@ def _two_folders(bw, color):
     if bw!='world' and _place(bw)==_place(color): raise ValueError(f"expected two folders with different pages, got {str(bw)!r} twice")
     return dict(bw=_place(bw), color=_place(color))
 
+def _check_size(size):
+    "Refuse at once what would fail in the first batch"
+    if size<16 or size%4: raise ValueError(f"expected --size to be a multiple of 4, at least 16, got {size}")
+
 def _drawn(out, s, workers):
     "Two folders of pages of a World; other numbers and sizes have other folders"
     n,tall = s['pages'],max(600, 6*s['size'])
@@ -72,7 +76,7 @@ def manga_cyclegan(
     out:str='unpaired',   # Folder for the model, its checkpoint, and the squares
     uncut:bool=False,     # Take the pictures of both folders as they are, instead of cutting panels?
     epochs:int=None,      # Passes over the larger pile, the second half of them at a falling rate
-    size:int=None,        # Side of the squares, pixels; a multiple of 4
+    size:int=None,        # Side of the squares, pixels; a multiple of 4, at least 16
     bs:int=None,          # Squares of each kind in a batch; 1 as published
     ngf:int=None,         # Filters of the first layer; 64 as published
     blocks:int=None,      # Residual blocks of the painters; 9 as published
@@ -93,6 +97,7 @@ def manga_cyclegan(
                  precision=precision, recompute=recompute or None, pages=pages, seed=seed)
     try:
         s = run_settings(given | _two_folders(bw, color), _common | _defaults[Scale.auto().name], out := Path(out), resume)
+        _check_size(s['size'])
         stopped = _run(*_piles(bw, color, out, s, workers), out, s, not files, resume)
     except (ValueError,OSError,FloatingPointError) as e: raise SystemExit(f'manga-cyclegan: {e}')
     print(f"{'stopped early, go on with --resume; ' if stopped else ''}the painter is in {out}")
