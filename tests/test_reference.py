@@ -1,11 +1,12 @@
 "References: describing places, learning to, votes, cues, whole pages"
-import json
+import hashlib,json
 import cv2,numpy as np,pytest,torch
 from safetensors.torch import load_file
 from manga_colorize.data.pages import Page
 from manga_colorize.data.world import World
 from manga_colorize.evaluate.consistency import day_chapter
-from manga_colorize.studio.describer import Describer,PlainDescriber,describe,fit_panel,grey_of,load_describer,save_describer
+from manga_colorize.studio import reference
+from manga_colorize.studio.describer import Describer,PlainDescriber,describe,fit_panel,grey_of,load_describer,places,save_describer
 from manga_colorize.studio.matching import chapter_panels,describer_learner,find_scenery,match_batch,match_loss,some_places,who_is_where
 from manga_colorize.studio.pages import bare_lines,color_page,owners
 from manga_colorize.studio.reference import Palette,as_palette,group_colors,loudness,reference_cue,told_colors,votes
@@ -41,15 +42,46 @@ def test_save_and_load(tmp_path):
     x = torch.rand(1,1,64,64)
     assert torch.allclose(net.eval()(x),load_describer(tmp_path/'a')(x),atol=2e-2) and load_file(tmp_path/'a'/'model.safetensors')['last.weight'].dtype==torch.float16
 
-@pytest.mark.parametrize('change,word', [(lambda c: c.update(sha256='0'*64),'expected the weights'),
+@pytest.mark.parametrize('change,word', [(lambda c: c.update(sha256='0'*64),'it is damaged'),
                                          (lambda c: c['model'].update(arch='cue_unet'),'expected the config'),
                                          (lambda c: c['model'].update(width=9999),'expected the config'),
-                                         (lambda c: c['model'].update(other=3),'expected the config'),
+                                         (lambda c: c['model'].update(other=3),'expected the config'), (lambda c: c['model'].update(depth=5),'expected the config'),
+                                         (lambda c: c.update(model='x'),'expected the config'),
                                          (lambda c: c['model'].update(width=16),'expected the weights'), (lambda c: c.update(format=2),'expected format')])
 def test_what_is_damaged_is_refused(tmp_path, change, word):
     save_describer(Describer(8,2,16), tmp_path)
     config = json.loads((tmp_path/'config.json').read_text()); change(config); (tmp_path/'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match=word): load_describer(tmp_path)
+
+def test_a_list_is_no_config(tmp_path):
+    save_describer(Describer(8,2,16), tmp_path); (tmp_path/'config.json').write_text('[]')
+    with pytest.raises(ValueError, match='expected the config'): load_describer(tmp_path)
+
+def test_other_bytes_with_the_right_hash(tmp_path):
+    save_describer(Describer(8,2,16), tmp_path); data = b'something else'; (tmp_path/'model.safetensors').write_bytes(data)
+    config = json.loads((tmp_path/'config.json').read_text()); config['sha256'] = hashlib.sha256(data).hexdigest(); (tmp_path/'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='expected safetensors'): load_describer(tmp_path)
+
+def test_a_folder_written_anew_is_read_anew(tmp_path):
+    a,b = Describer(8,1,8),Describer(8,1,8)
+    for net in (a,b): assert torch.allclose(load_describer(save_describer(net,tmp_path)).last.weight,net.last.weight,atol=1e-2)
+    assert not torch.allclose(a.last.weight,b.last.weight,atol=1e-2) and load_describer() is load_describer()
+
+def test_too_large_for_16_bits(tmp_path):
+    net = Describer(8,1,8); net.last.bias.data[0] = 1e5
+    with pytest.raises(ValueError, match='65504'): save_describer(net, tmp_path)
+
+def test_follows_the_device():
+    class Far(torch.nn.Module):
+        stride,seen = 4,[]
+        def __init__(self): super().__init__(); self.register_buffer('scenery', torch.zeros(8,device='meta'))
+        def forward(self, x): self.seen.append(x.device.type); return torch.ones(1,8,x.shape[2]//4,x.shape[3]//4)
+    net = Far(); assert describe(np.zeros((64,64),np.uint8),net).device.type=='cpu' and set(net.seen)=={'meta'}
+    assert {k for k,_ in PlainDescriber().named_buffers()}=={'scenery','turn','shift'}
+
+def test_places_take_crops(chapter):
+    ink = chapter[0].bw[10:210,20:150]
+    assert torch.equal(places(ink),describe(np.ascontiguousarray(ink))[::2,::2])
 
 # ---- learning
 def test_loss_by_hand():
@@ -100,17 +132,36 @@ def test_palette_forms(chapter, palette):
     n = len(as_palette([first.color])); assert n==len(as_palette(first.color))
     with pytest.raises(ValueError, match='expected ink'): palette.add(first.color, first.bw[:50])
 
+def test_a_pair_is_a_picture_and_its_print(monkeypatch):
+    added = []; monkeypatch.setattr(Palette,'add',lambda self,*p: added.append(len(p)))
+    color,ink = np.zeros((8,8,3),np.uint8),np.zeros((8,8),np.uint8)
+    for given,want in ((color,[1]),('a.png',[1]),([color],[1]),((color,),[1]),((color,ink),[2]),([(color,ink)],[2]),(((color,ink),(color,ink)),[2,2]),
+                       ([color,color],[1,1]),([],[]),((),[])):
+        added.clear(); as_palette(given); assert added==want
+
+def test_nobody_to_ask(chapter):
+    with pytest.raises(ValueError, match='expected a palette'): told_colors(panel(chapter[1]), Palette())
+
+def test_what_is_new_is_asked_too(chapter):
+    "What is worked out once is worked out again after `add_panel`"
+    (a,b),(c,d) = [(p.color[y:y+h,x:x+w],p.bw[y:y+h,x:x+w]) for p in chapter for x,y,w,h in p.panels[:1]]
+    sketch = np.ascontiguousarray(b); grown,both = Palette(),Palette()
+    grown.add_panel(c,d); told_colors(sketch,grown); grown.add_panel(a,b)
+    both.add_panel(c,d); both.add_panel(a,b)
+    assert all(np.array_equal(x,y) for x,y in zip(told_colors(sketch,grown),told_colors(sketch,both)))
+
 def test_the_cue_fits_and_is_sure(chapter, palette):
     sketch = panel(chapter[1]); cue = reference_cue(sketch,palette)
-    assert cue.shape==(*sketch.shape,4) and cue.dtype==np.uint8 and set(np.unique(cue[...,3]).tolist())<={0,255}
-    assert (reference_cue(sketch,palette,sure=.95)[...,3]>0).sum()<=(cue[...,3]>0).sum()
+    assert cue.shape==(*sketch.shape,4) and cue.dtype==np.uint8 and set(np.unique(cue[...,3]).tolist())=={0,255}
+    assert 0<(reference_cue(sketch,palette,sure=.95)[...,3]>0).sum()<(cue[...,3]>0).sum()
     with pytest.raises(ValueError, match='expected sure'): reference_cue(sketch,palette,sure=-1)
 
 def test_nothing_known_nothing_told(chapter):
     sketch = panel(chapter[1])
     assert not reference_cue(sketch,None)[...,3].any() and not reference_cue(sketch,[])[...,3].any()
-    assert not reference_cue(np.full((90,80),255,np.uint8),chapter[0].color)[...,3].all()
-    assert not reference_cue(sketch,np.full((64,64,3),255,np.uint8)).all()
+    blank = np.full((90,80),255,np.uint8)
+    assert not reference_cue(blank,chapter[0].color)[...,3].any(), 'nobody is on empty paper'
+    assert not reference_cue(sketch,np.full((64,64,3),255,np.uint8))[...,3].any(), 'an empty picture knows nobody'
 
 def test_a_page_finds_itself(chapter, palette):
     "On the page that the palette knows, dots have the right colour"
@@ -120,6 +171,14 @@ def test_a_page_finds_itself(chapter, palette):
         true = cv2.medianBlur(fit_panel(np.ascontiguousarray(page.color[y:y+h,x:x+w])),5)[2::8,2::8][:sure.shape[0],:sure.shape[1]]
         hits += [(np.abs(color.astype(int)-true).max(-1)<40)[sure>.5]]
     assert np.concatenate(hits).mean()>.7 and len(np.concatenate(hits))>100
+
+@pytest.mark.parametrize('share', [0,.5])
+def test_scenery_and_lonely_dots_stay_empty(monkeypatch, palette, share):
+    "With sure=0 as well"
+    sure = np.zeros((32,32)); sure[2,2] = sure[20:23,20:23] = share
+    monkeypatch.setattr(reference,'told_colors',lambda *a: (np.zeros((32,32,3),np.uint8),sure))
+    told = reference_cue(np.full((256,256),255,np.uint8), palette, sure=0)[...,3]>0
+    assert told.any()==(share>0) and not told[:100,:100].any()
 
 # ---- pages
 def test_owners():
@@ -138,7 +197,39 @@ def test_page_keeps_paper_balloons_and_lines(chapter):
 
 @pytest.mark.parametrize('page', [np.full((64,48),255,np.uint8), np.zeros((200,150),np.uint8), np.random.default_rng(0).integers(0,256,(90,300),np.uint8),
                                   np.random.default_rng(0).integers(0,2,(120,90),np.uint8)*255], ids=['blank','black','wide noise','one bit'])
-def test_odd_pages(page): assert color_page(page,fill).shape==(*page.shape,3)
+def test_odd_pages(page, palette):
+    out = color_page(page,fill,palette)
+    assert out.shape==(*page.shape,3) and out.dtype==np.uint8 and (out<=page[...,None]).all(), 'paint is never lighter than a painter of grey'
+
+def soft(sketch, cue): return np.full((*sketch.shape,3),(250,230,220),np.uint8)
+
+@pytest.mark.parametrize('dim', [1.,.5,.35], ids=['white','grey','dark'])
+def test_dark_scans_are_coloured(chapter, dim):
+    page = (chapter[1].bw*dim).astype(np.uint8)
+    assert (color_page(page,soft)==(250,230,220)).all(-1).mean()>.15
+
+def test_forms_of_a_page(chapter):
+    "A yellow scan, RGBA and two pages side by side"
+    bw = chapter[1].bw; yellow = (bw[...,None]/255*[247,237,212]).astype(np.uint8)
+    out = color_page(yellow,soft); assert (out==(250,230,220)).all(-1).mean()>.15
+    paper = ~(out==(250,230,220)).all(-1); assert (np.ptp(out[paper].astype(int),axis=1)==0).mean()>.5, 'paper comes back as grey'
+    rgba = np.dstack([np.repeat(bw[...,None],3,2),np.full(bw.shape,255,np.uint8)])
+    assert np.array_equal(color_page(rgba,soft),color_page(bw,soft))
+    assert color_page(np.hstack([bw,bw]),soft).shape==(bw.shape[0],2*bw.shape[1],3)
+
+def test_a_large_page():
+    page = np.full((3500,2500),255,np.uint8)
+    for y in (100,1800): cv2.rectangle(page,(100,y),(2400,y+1500),0,12)
+    out = color_page(page,soft); assert out.shape==(3500,2500,3) and tuple(out[800,1200])==(250,230,220) and tuple(out[20,20])==(255,)*3
+
+def test_lines_stay_where_tone_touches_them():
+    "A ring over screentone is kept, its dots are not"
+    page = np.full((400,400),255,np.uint8)
+    for y in range(0,400,8):
+        for x in range(0,400,8): cv2.circle(page,(x+3,y+3),2,0,-1)
+    ring = np.zeros_like(page); cv2.circle(ring,(200,200),120,255,4); page[ring>0] = 0
+    lines = bare_lines(page); assert (lines<100)[ring>0].mean()>.95
+    far = cv2.dilate(ring,np.ones((15,15),np.uint8))==0; assert (lines<100)[far].mean()<.05*(page<100)[far].mean()
 
 def test_what_is_coloured_is_remembered(chapter):
     palette = Palette(); cues = []
