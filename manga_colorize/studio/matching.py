@@ -126,7 +126,9 @@ class ChapterDL(DataLoader):
         **kwargs      # More for fastai's `DataLoader`
     ):
         super().__init__(chapters, bs=None, shuffle=shuffle, **kwargs); self.n_panels = n
-    def create_item(self, i): return match_batch(self.dataset[i], self.n_panels)
+    def create_item(self, i):
+        "Batch number `i`: new squares of chapter number `i`"
+        return match_batch(self.dataset[i], self.n_panels)
 
 def describer_learner(
     chapters,       # A list of what `chapter_panels` gives
