@@ -3,7 +3,8 @@ import cv2,numpy as np,pytest
 from manga_colorize.data.world import World
 from manga_colorize.evaluate.adherence import rgb_to_lab
 from manga_colorize.evaluate.chapters import ChapterScores,compare_chapters,told_nothing
-from manga_colorize.evaluate.consistency import Region,Spread,black,colors_of,consistency,day_chapter,in_daylight,in_one_light,regions,spread
+from manga_colorize.evaluate.consistency import (Region,Spread,as_dark,black,check_pictures,colors_of,consistency,day_chapter,hues_by_tone,hues_turned,
+                                                 in_daylight,in_one_light,regions,spread,tones_of)
 
 SMALL = 420,297
 
@@ -47,6 +48,21 @@ def test_one_for_all_within_a_part(chapter):
     m = consistency(chapter, repaint(chapter, lambda k,r: dict(hair=(90,160,90),skin=(240,200,170),outfit=(60,60,200))[r.part]))
     assert abs(m.ratio-1)<1e-6
 
+def test_hues_by_tone_cost_much(chapter):
+    "Tones tell some people apart, so this cheat gets below 1; it does not come near the twin, and its error is large"
+    m,true = consistency(chapter,hues_by_tone([p.bw for p in chapter])),consistency(chapter,twin(chapter))
+    assert m.ratio>true.ratio+.1 and m.error>20
+
+def test_the_painter_does_not_choose_the_weights(chapter):
+    "However light he paints, pairs weigh by their print"
+    found = regions(chapter); tones = tones_of(found,[p.bw for p in chapter]); c = colors_of(found,twin(chapter)); light = in_one_light(c)
+    assert spread(found,c,tones)==spread(found,light,tones)
+
+def test_hues_turned(chapter):
+    assert all(cv2.absdiff(a,p.color).mean()<3 for a,p in zip(hues_turned(chapter,0),chapter))
+    a,b = (hues_turned(chapter,1,s) for s in (0,1))
+    assert not np.array_equal(a[0],b[0]) and np.array_equal(a[0],hues_turned(chapter)[0])
+
 # ---- parts of the number
 def test_in_one_light_forgets_how_much_light():
     light = np.linspace(.05,1,20)[:,None]*np.array([.9,.5,.2])
@@ -77,7 +93,21 @@ def test_wrong_pictures(chapter):
     for bad in (twin(chapter)[:2], [c[:-1] for c in twin(chapter)], [c[...,0] for c in twin(chapter)]):
         with pytest.raises(ValueError, match='expected pictures'): consistency(chapter, bad)
 
+def test_floats_are_refused(chapter):
+    with pytest.raises(ValueError, match='uint8, got float64'): consistency(chapter, [c/255 for c in twin(chapter)])
+    check_pictures(twin(chapter), [p.bw for p in chapter])
+
+def test_as_dark():
+    assert as_dark(5,5)==pytest.approx(1) and as_dark(0,30)==pytest.approx(np.exp(-1)) and as_dark(0,255)>0
+
 # ---- chapters
+def test_a_chapter_that_cannot_be_drawn_ends(chapter):
+    class Night:
+        seed = 0
+        def character(self, k): return chapter[0].characters[0]
+        def page(self, *args): return chapter[0]
+    with pytest.raises(ValueError, match='expected pages by day'): day_chapter(Night(), 0, n=1, people=99, size=SMALL)
+
 def test_day_chapters_are_by_day_and_again_the_same(chapter):
     again = day_chapter(World(31), 2, n=2, size=SMALL)
     assert all(map(in_daylight,chapter)) and all(np.array_equal(a.color,b.color) for a,b in zip(again,chapter))
@@ -87,6 +117,23 @@ def test_table():
     row = dict(pages=2, ratio=.5, error=9., within=3., between=8., matched=float('nan'))
     s = ChapterScores([dict(painter='a|b',chapter=k,**row) for k in range(2)], 'so made')
     assert 'a|b' in repr(s) and 'a/b' in s._repr_markdown_() and 'so made' in repr(s) and s.rows[0]['pages']==4 and s.rows[0]['ratio']['error']==0
+
+def test_what_is_missing_is_left_out():
+    row = dict(painter='a', pages=2, ratio=.5, error=9., within=3., between=8.)
+    s = ChapterScores([dict(row,chapter=0,matched=None),dict(row,chapter=1,matched=.6)])
+    assert s.rows[0]['matched']==dict(mean=.6,error=None) and 'nan' not in repr(s)
+    assert ChapterScores([dict(row,chapter=0,matched=None)]).table()[1][-1]=='–'
+
+@pytest.mark.parametrize('kw', [dict(n=0),dict(pages=0),dict(n=-1)])
+def test_nothing_to_compare(kw):
+    with pytest.raises(ValueError, match='expected 1 or more'): compare_chapters({}, World(31), **{'n':1,'pages':1,**kw})
+
+def test_nobody_returns(chapter, monkeypatch):
+    from manga_colorize.evaluate import chapters
+    monkeypatch.setattr(chapters, 'day_chapter', lambda *args,**kw: [chapter[0]]*2)
+    def nobody(*args): raise ValueError('expected two people')
+    monkeypatch.setattr(chapters, 'consistency', nobody)
+    with pytest.raises(ValueError, match='expected people who return'): compare_chapters({}, World(31), n=1, pages=1, size=SMALL)
 
 def test_compare_counts_the_later_pages():
     seen,lines = [],[]

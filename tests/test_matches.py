@@ -2,7 +2,7 @@
 import numpy as np,pytest
 from manga_colorize.data.world import World
 from manga_colorize.evaluate.chapters import manga_consistency,matched_places,matched_spread
-from manga_colorize.evaluate.consistency import consistency,day_chapter
+from manga_colorize.evaluate.consistency import consistency,day_chapter,hues_by_tone
 from manga_colorize.evaluate.matches import hit_rates,origins,reference_hits,_known
 from manga_colorize.studio.describer import PlainDescriber,load_describer
 
@@ -27,10 +27,26 @@ def test_both_numbers_agree(chapter):
     twin,print_ = both(chapter,[p.color for p in chapter]),both(chapter,[np.repeat(p.bw[...,None],3,2) for p in chapter])
     assert twin[0]<print_[0] and twin[1]<print_[1]-.2 and print_[1]==pytest.approx(1,abs=.05)
 
+def test_a_hue_for_each_tone_does_not_win(chapter):
+    by_tone,twin = both(chapter,hues_by_tone([p.bw for p in chapter])),both(chapter,[p.color for p in chapter])
+    assert by_tone[1]>twin[1]+.1
+
 def test_pairs_are_of_two_panels(chapter):
     a,b = matched_places([p.bw for p in chapter])
     assert len(a)==len(b)>8 and a.shape[1]==3 and not (a==b).all(1).any()
     for i,r,c in (*a,*b): assert 0<=r<chapter[i].bw.shape[0] and 0<=c<chapter[i].bw.shape[1]
+
+def test_most_pairs_are_people(chapter):
+    a,b = matched_places([p.bw for p in chapter]); who = lambda at: np.array([chapter[p].identities[r,c] for p,r,c in at])
+    assert ((who(a)>0)&(who(a)==who(b))).mean()>.6 and ((who(a)==0)&(who(b)==0)).mean()<.2
+
+@pytest.mark.parametrize('ink,fake,match', [([],[],'got 0 matching'),([(200,150)],[(200,149,3)],'expected pictures'),([(20,15)],[(20,15,3)],'at least 32')])
+def test_nothing_to_match(ink, fake, match):
+    with pytest.raises(ValueError, match=match): matched_spread([np.full(s,255,np.uint8) for s in ink],[np.full(s,255,np.uint8) for s in fake])
+
+@pytest.mark.parametrize('wrong', [dict(n=0),dict(pages=0)])
+def test_the_command_needs_something_to_do(wrong):
+    with pytest.raises(SystemExit, match='manga-consistency: expected 1 or more'): manga_consistency(**{'n':1,'pages':1,**wrong})
 
 @pytest.mark.parametrize('wrong', [dict(model='not/there'),dict(cyclegan='not/there')])
 def test_the_command_names_what_is_missing(wrong):

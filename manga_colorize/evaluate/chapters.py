@@ -11,19 +11,19 @@ import json,sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np,torch
-from fastcore.basics import patch,store_attr
+import cv2,numpy as np,torch
+from fastcore.basics import store_attr
 from fastcore.script import call_parse
 
-from ..core import atomic_path,to_image
+from ..core import atomic_path
 from ..data.panels import panels
 from ..data.world import World
 from .adherence import ciede2000,rgb_to_lab
-from .consistency import Spread,consistency,day_chapter,in_one_light
+from .consistency import Spread,as_dark,check_pictures,consistency,day_chapter,in_one_light
 from ..studio.colorizer import Colorizer
 from ..studio.pages import color_page
 from ..studio.pretrained import embedded_folder
-from ..studio.describer import describe
+from ..studio.describer import describe,load_describer
 from ..studio.reference import Palette
 
 # %% ../../nbs/evaluate/08a_chapters.ipynb #3469607d
@@ -47,7 +47,7 @@ def told_by_reference(
 # %% ../../nbs/evaluate/08a_chapters.ipynb #341758d4
 def _places(prints, net, least=32):
     "Descriptions of the places of every panel, where each is (page, row, column), and the number of its panel"
-    words,at,panel = [],[],[]
+    words,at,panel = [torch.zeros(0,len(net.scenery))],[np.zeros((0,3),int)],[np.zeros(0,int)]
     for i,ink in enumerate(prints):
         for x,y,w,h in panels(ink):
             if min(w,h)<least: continue
@@ -61,19 +61,33 @@ def matched_places(
     prints,   # Black and white pages of one chapter, uint8 (H, W)
     net=None, # A `Describer`; None for the one that comes with the package
     alike=.75,# Least similarity of a pair
-    common=.3 # A place that is like more than this share of all others is background
+    scenery=.3# What is more similar than this to places without people is background
 )->tuple: # Two arrays (n, 3) of page, row and column: what is probably the same part of the same person in two panels
     "Pair places of different panels that are each other's nearest"
-    words,at,panel = _places(prints,net); rng = np.random.default_rng(0)
-    some = torch.from_numpy(rng.permutation(len(words))[:6000]); words,at,panel = words[some],at[some],torch.from_numpy(panel)[some]
-    close = words@words.T; rare = (close>.6).float().mean(1)<common
-    close[(panel[:,None]==panel)|~rare[:,None]|~rare] = -1
+    net = net or load_describer(); words,at,panel = _places(prints,net)
+    people = (words@net.scenery<scenery).nonzero()[:,0].numpy()
+    some = np.random.default_rng(0).permutation(people)[:6000]; words,at,panel = words[some],at[some],torch.from_numpy(panel[some])
+    if not len(some): return at,at
+    close = words@words.T; close[panel[:,None]==panel] = -1
     best,near = close.max(1); mutual = (best>alike)&(near[near]==torch.arange(len(near)))&(near>torch.arange(len(near)))
     a = mutual.nonzero()[:,0]
     return at[a],at[near[a]]
 
 # %% ../../nbs/evaluate/08a_chapters.ipynb #ea89b60c
-def _look(fakes, at): return rgb_to_lab(np.stack([np.median(fakes[p][max(0,r-1):r+2,max(0,c-1):c+2].reshape(-1,3),0).round().astype(np.uint8) for p,r,c in at]))
+def _look(fakes, at):
+    "CIE Lab of places, (n, 3)"
+    near = [fakes[p][max(0,r-1):r+2,max(0,c-1):c+2].reshape(-1,3) for p,r,c in at]
+    return rgb_to_lab(np.stack([np.median(a,0).round().astype(np.uint8) for a in near]))
+
+def _tones(prints, at):
+    "How dark the print is around places, 0 to 255, (n,)"
+    soft = [cv2.GaussianBlur(p,(0,0),max(p.shape)/160) for p in prints]
+    return np.array([soft[p][r,c] for p,r,c in at],float)
+
+def _apart(one, two, s, t):
+    "Mean CIEDE2000 between places that are no pair and printed equally dark"
+    turns = range(1,len(one),max(1,len(one)//32)); at = lambda x: np.stack([np.roll(x,k,0) for k in turns])
+    w = as_dark(s,at(t)); return float((ciede2000(one[None],at(two))*w).sum()/w.sum())
 
 def matched_spread(
     prints,  # Black and white pages of one chapter, uint8 (H, W)
@@ -81,17 +95,17 @@ def matched_spread(
     **kwargs # More for `matched_places`
 )->Spread: # `within`: at matched places; `between`: at places that do not belong together
     "Measure consistency where nobody knows who is who; `ValueError` if nothing matches"
-    a,b = matched_places(prints,**kwargs)
+    check_pictures(fakes,prints); a,b = matched_places(prints,**kwargs)
     if len(a)<8: raise ValueError(f"expected panels that show the same people, got {len(a)} matching places")
     one,two = (in_one_light(_look(fakes,at)) for at in (a,b))
-    return Spread(float(ciede2000(one,two).mean()), float(np.mean([ciede2000(one,np.roll(two,len(two)*k//8,0)).mean() for k in range(1,8)])))
+    return Spread(float(ciede2000(one,two).mean()), _apart(one, two, *(_tones(prints,at) for at in (a,b))))
 
 # %% ../../nbs/evaluate/08a_chapters.ipynb #60f92f16
 class ChapterScores:
     "How consistent painters were, chapter by chapter; shows itself as a table"
     names = ('ratio','error','within','between','matched')
     def __init__(self,
-        chapters,   # A dict for each painter and chapter: painter, chapter, pages, and a number for each of `names`
+        chapters,   # A dict for each painter and chapter: painter, chapter, pages, and a number, or None, for each of `names`
         protocol='' # One line that says how they were made
     ): store_attr()
 
@@ -101,29 +115,33 @@ class ChapterScores:
         return [self._row(p, [c for c in self.chapters if c['painter']==p]) for p in dict.fromkeys(c['painter'] for c in self.chapters)]
 
     def _row(self, painter, found):
-        xs = {k:np.array([c[k] for c in found],float) for k in self.names}
+        "What a painter's chapters say together; where a number is None, the others count"
+        xs = {k:np.array([c[k] for c in found if c[k] is not None],float) for k in self.names}
         return dict(painter=painter, chapters=len(found), pages=sum(c['pages'] for c in found),
-                    **{k:dict(mean=float(x.mean()), error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None) for k,x in xs.items()})
+                    **{k:dict(mean=float(x.mean()) if len(x) else None, error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None) for k,x in xs.items()})
 
     def table(self):
         "Rows of strings, the first one a heading"
-        cell = lambda m,d: f"{m['mean']:.{d}f}" + ('' if m['error'] is None else f" ± {m['error']:.{d}f}")
+        cell = lambda m,d: '–' if m['mean'] is None else f"{m['mean']:.{d}f}" + ('' if m['error'] is None else f" ± {m['error']:.{d}f}")
         line = lambda r: [r['painter'],str(r['chapters']),str(r['pages']),*[cell(r[k],1+(k in ('ratio','matched'))) for k in self.names]]
         return [['painter','chapters','pages',*self.names], *map(line,self.rows)]
 
     def __repr__(self):
+        "The table as text, and its protocol"
         rows = self.table(); widths = [max(map(len,c)) for c in zip(*rows)]
         return '\n'.join(['  '.join(c.ljust(w) if i<1 else c.rjust(w) for i,(c,w) in enumerate(zip(r,widths))) for r in rows]+[self.protocol]).rstrip()
 
     def _repr_markdown_(self):
+        "The table for a notebook"
         head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
         return '\n'.join([head,'|:--|'+'--:|'*(2+len(self.names)),*rows])+f'\n\n{self.protocol}'.rstrip()
 
 # %% ../../nbs/evaluate/08a_chapters.ipynb #741794d5
 def _score(pages, fakes):
+    "The numbers of one chapter; `matched` is None where nothing matches"
     s = consistency(pages,fakes)
     try: matched = matched_spread([p.bw for p in pages],fakes).ratio
-    except ValueError: matched = float('nan')
+    except ValueError: matched = None
     return dict(ratio=s.ratio, error=s.error, within=s.within, between=s.between, matched=matched)
 
 def _comparable(world, n, pages, size):
@@ -144,12 +162,14 @@ def compare_chapters(
     seen=None        # Called with a line of text when a painter has coloured a chapter; None for nobody
 )->ChapterScores: # For each painter
     "Let painters colour the same chapters and measure how people keep their colours"
+    if min(n,pages)<1: raise ValueError(f"expected 1 or more chapters and pages, got n={n} and pages={pages}")
     found = []
     for k,(first,*rest) in _comparable(world,n,pages,size):
         for name,painter in {'the twin':lambda prints,first: [p.color for p in rest], **painters}.items():
             found.append(dict(painter=name, chapter=k, pages=len(rest), **_score(rest, painter([p.bw for p in rest],first))))
             if seen: seen(f"chapter {k}, {name}: ratio {found[-1]['ratio']:.2f}, error {found[-1]['error']:.1f}")
-    return ChapterScores(found, f"{world}, {n} chapters of {pages} pages by day, {size[1]} x {size[0]} px.")
+    if not found: raise ValueError(f"expected people who return, got none in {10*n} chapters of {pages} pages; more pages")
+    return ChapterScores(found, f"{world}, {len({f['chapter'] for f in found})} chapters of {pages} pages by day, {size[1]} x {size[0]} px.")
 
 # %% ../../nbs/evaluate/08a_chapters.ipynb #801fd763
 @call_parse
@@ -162,12 +182,14 @@ def manga_consistency(
     out:str=None        # File for the numbers, JSON; none by default
 ):
     "Measure whether people keep their colours over the pages of a chapter"
+    if min(n,pages)<1: sys.exit(f'manga-consistency: expected 1 or more, got --n {n} and --pages {pages}')
     try: paint,other = Colorizer.load(model or embedded_folder()),cyclegan and Colorizer.load(cyclegan)
     except ValueError as e: sys.exit(f'manga-consistency: {e}')
     painters = {**({Path(cyclegan).name:told_nothing(other)} if other else {}), 'no cue':told_nothing(paint), 'reference cues':told_by_reference(paint),
                 'reference cues, colours only':told_by_reference(paint,ink=False)}
-    scores = compare_chapters(painters, World(world), n, pages, seen=partial(print,flush=True))
+    try: scores = compare_chapters(painters, World(world), n, pages, seen=partial(print,flush=True))
+    except ValueError as e: sys.exit(f'manga-consistency: {e}')
     print(scores)
     if out:
         known = dict(rows=scores.rows,chapters=scores.chapters,protocol=scores.protocol)
-        with atomic_path(out) as p: p.write_text(json.dumps(known,indent=1)+'\n', encoding='utf-8')
+        with atomic_path(out) as p: p.write_text(json.dumps(known,indent=1,allow_nan=False)+'\n', encoding='utf-8')

@@ -45,9 +45,9 @@ def origins(
     return taken[:true.shape[0],:true.shape[1]],true
 
 # %% ../../nbs/evaluate/08b_matches.ipynb #7fe36eef
-def _region_row(r, page, taken, true, color, sure, names, least):
+def _region_row(r, page, taken, true, color, share, names, sure):
     "What became of one region"
-    name = 5*(r.who+1)+parts.index(r.part); dots = (true==name)&(sure>=least)
+    name = 5*(r.who+1)+parts.index(r.part); dots = (true==name)&(share>=sure)&(share>0)
     own = rgb_to_lab(np.median(page.color[r.where],0).round().astype(np.uint8))
     off = float(ciede2000(rgb_to_lab(np.median(color[dots],0).round().astype(np.uint8)),own)) if dots.any() else None
     return dict(page=r.page, panel=r.panel, part=r.part, known=name in names, told=float(dots.sum()/max(1,(true==name).sum())),
@@ -56,7 +56,7 @@ def _region_row(r, page, taken, true, color, sure, names, least):
 def reference_hits(
     pages,    # `Page`s of one chapter; the first one is the reference
     net=None, # A `Describer`; None for the one that comes with the package
-    least=.2, # How sure a place must be to be told, 0 to 1, as in `reference_cue`
+    sure=.2,  # How sure a place must be to be told, 0 to 1, as in `reference_cue`
     ink=True  # May the print of the first page be seen too?
 )->list: # For each visible hair and outfit region a dict: page, panel, part, known, told (share of its places), right, off (CIEDE2000)
     "Look where the colours of every region come from"
@@ -65,8 +65,8 @@ def reference_hits(
     found = [r for r in regions(rest) if r.part in own_parts]
     for i,k in dict.fromkeys((r.page,r.panel) for r in found):
         x,y,w,h = rest[i].panels[k]; taken,true = origins(rest[i],k,words,label,net)
-        color,sure = (a[:true.shape[0],:true.shape[1]] for a in told_colors(np.ascontiguousarray(rest[i].bw[y:y+h,x:x+w]),palette))
-        rows += [_region_row(r,rest[i],taken,true,color,sure,names,least) for r in found if (r.page,r.panel)==(i,k)]
+        color,share = (a[:true.shape[0],:true.shape[1]] for a in told_colors(np.ascontiguousarray(rest[i].bw[y:y+h,x:x+w]),palette))
+        rows += [_region_row(r,rest[i],taken,true,color,share,names,sure) for r in found if (r.page,r.panel)==(i,k)]
     return rows
 
 def hit_rates(
