@@ -40,12 +40,14 @@ def test_the_shipped_one_is_small_and_safe():
 def test_save_and_load(tmp_path):
     net = Describer(8,2,16); save_describer(net, tmp_path/'a', data=dict(kind='none'))
     x = torch.rand(1,1,64,64)
-    assert torch.allclose(net.eval()(x),load_describer(tmp_path/'a')(x),atol=2e-2) and load_file(tmp_path/'a'/'model.safetensors')['last.weight'].dtype==torch.float16
+    assert torch.allclose(net.eval()(x),load_describer(tmp_path/'a')(x),atol=2e-2)
+    assert load_file(tmp_path/'a'/'model.safetensors')['last.weight'].dtype==torch.float16
 
 @pytest.mark.parametrize('change,word', [(lambda c: c.update(sha256='0'*64),'it is damaged'),
                                          (lambda c: c['model'].update(arch='cue_unet'),'expected the config'),
                                          (lambda c: c['model'].update(width=9999),'expected the config'),
-                                         (lambda c: c['model'].update(other=3),'expected the config'), (lambda c: c['model'].update(depth=5),'expected the config'),
+                                         (lambda c: c['model'].update(other=3),'expected the config'),
+                                         (lambda c: c['model'].update(depth=5),'expected the config'),
                                          (lambda c: c.update(model='x'),'expected the config'),
                                          (lambda c: c['model'].update(width=16),'expected the weights'), (lambda c: c.update(format=2),'expected format')])
 def test_what_is_damaged_is_refused(tmp_path, change, word):
@@ -59,7 +61,8 @@ def test_a_list_is_no_config(tmp_path):
 
 def test_other_bytes_with_the_right_hash(tmp_path):
     save_describer(Describer(8,2,16), tmp_path); data = b'something else'; (tmp_path/'model.safetensors').write_bytes(data)
-    config = json.loads((tmp_path/'config.json').read_text()); config['sha256'] = hashlib.sha256(data).hexdigest(); (tmp_path/'config.json').write_text(json.dumps(config))
+    config = json.loads((tmp_path/'config.json').read_text()); config['sha256'] = hashlib.sha256(data).hexdigest()
+    (tmp_path/'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match='expected safetensors'): load_describer(tmp_path)
 
 def test_a_folder_written_anew_is_read_anew(tmp_path):
