@@ -21,11 +21,12 @@ def grey_page(
     return grey
 
 def reduced(
-    grey,    # uint8 (H, W)
-    side=520 # Longer side of the copy, pixels
+    grey,     # uint8 (H, W)
+    side=520, # Longer side of the copy, pixels
+    least=200 # Fewest pixels of its shorter side: a strip's copy is longer than `side`
 )->tuple: # The copy, uint8 (h, w), and its scale, 1 or less
     "Make a small copy"
-    k = min(1, side/max(grey.shape))
+    k = min(1, max(side/max(grey.shape),least/min(grey.shape)))
     return cv2.resize(grey, None, fx=k, fy=k, interpolation=cv2.INTER_AREA),k
 
 def paper_and_ink(
@@ -39,6 +40,7 @@ def paper_and_ink(
 _worth = np.zeros(256,np.uint8); _worth[:5] = 40,120,190,200,200   # ink, paper, beside a frame, between two
 def _high(n): return np.ones((max(1,round(n)),1),np.uint8)
 def _long(n): return np.ones((1,max(3,round(n))),np.uint8)
+def _tall(a): return min(len(a),2*a.shape[1])     # a strip is many pages one under another
 
 def _marks(paper, ink, tall):
     "Paper (1), ink beside paper (2) and paper wide enough for a gutter (4), uint8 (H, W)"
@@ -63,7 +65,7 @@ def worth(
 # %% ../../nbs/data/09c_gutters.ipynb #f51bcb7d
 def _lettering(ink):
     "Blocks of small marks, uint8 (H, W), 0 or 1"
-    tall = len(ink); r = max(1,round(.012*tall))
+    tall = _tall(ink); r = max(1,round(.012*tall))
     _,number,stats,_ = cv2.connectedComponentsWithStats(ink); side = stats[:,2:4].max(1)
     small = (side>=.005*tall)&(side<=.045*tall); small[0] = False
     return cv2.morphologyEx(small[number].astype(np.uint8), cv2.MORPH_CLOSE, np.ones((r,r),np.uint8))
@@ -110,8 +112,8 @@ def cut_tables(
     hushed # Where a page tells nothing about gutters, the same
 )->tuple: # For level lines, and for upright ones on the page laid on its side
     "Sum up what every line of a page passes through"
-    (h,w),turn = paper.shape,lambda a: np.ascontiguousarray(a.T)
-    return _sums(paper,ink,hushed,_slopes[0],h,w),_sums(turn(paper),turn(ink),turn(hushed),_slopes[1],w,w)
+    w,turn = paper.shape[1],lambda a: np.ascontiguousarray(a.T)
+    return _sums(paper,ink,hushed,_slopes[0],_tall(paper),w),_sums(turn(paper),turn(ink),turn(hushed),_slopes[1],w,w)
 
 # %% ../../nbs/data/09c_gutters.ipynb #29345e68
 def _chords(shape, slopes, ys, middle):
