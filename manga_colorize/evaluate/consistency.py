@@ -192,5 +192,5 @@ def day_chapter(
     while len(out)<n:
         page = world.page(i, cast, size, style); i += 1; missed += 1
         if in_daylight(page) and (out or not all_first or shown(page)): out.append(page); missed = 0
-        if missed==100: raise ValueError(f"expected pages by day, the first with {people} people to be seen, got {len(out)} of {n}; fewer people, or larger pages")
+        if missed==100: raise ValueError(f"expected pages by day, the first with {people} people, got {len(out)} of {n}; try fewer people or larger pages")
     return out
