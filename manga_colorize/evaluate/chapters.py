@@ -23,7 +23,7 @@ from .consistency import Spread,as_dark,check_pictures,consistency,day_chapter,i
 from ..studio.colorizer import Colorizer
 from ..studio.pages import color_page
 from ..studio.pretrained import embedded_folder
-from ..studio.describer import describe,load_describer
+from ..studio.describer import load_describer,places
 from ..studio.reference import Palette
 
 # %% ../../nbs/evaluate/08a_chapters.ipynb #3469607d
@@ -51,7 +51,7 @@ def _places(prints, net, least=32):
     for i,ink in enumerate(prints):
         for x,y,w,h in panels(ink):
             if min(w,h)<least: continue
-            d = describe(np.ascontiguousarray(ink[y:y+h,x:x+w]),net)[::2,::2]; k = np.sqrt(w*h)/256
+            d = places(ink[y:y+h,x:x+w],net); k = np.sqrt(w*h)/256
             r,c = np.indices(d.shape[:2]).reshape(2,-1)
             at.append(np.stack([np.full(len(r),i),np.minimum(y+(8*r+2)*k,y+h-1),np.minimum(x+(8*c+2)*k,x+w-1)],1).astype(int))
             words.append(d.reshape(len(r),-1)); panel.append(np.full(len(r),len(panel)))

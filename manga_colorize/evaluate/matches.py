@@ -12,7 +12,7 @@ from ..data.panels import panels
 from ..data.staging import parts
 from .adherence import ciede2000,rgb_to_lab
 from .consistency import own_parts,regions
-from ..studio.describer import describe,fit_panel,grey_of
+from ..studio.describer import fit_panel,grey_of,places
 from ..studio.reference import Palette,told_colors,votes
 
 # %% ../../nbs/evaluate/08b_matches.ipynb #c6be27a1
@@ -26,7 +26,7 @@ def _known(page, net, ink=True):
     "What a palette would learn from a page, or from its grey colours: descriptions, and whose they are"
     seen,words,label = page.bw if ink else grey_of(page.color),[],[]
     for x,y,w,h in panels(seen):
-        d = describe(np.ascontiguousarray(seen[y:y+h,x:x+w]),net)[::2,::2]
+        d = places(seen[y:y+h,x:x+w],net)
         words.append(d.reshape(-1,d.shape[-1])); label.append(_label(page,(x,y,w,h))[:d.shape[0],:d.shape[1]].ravel())
     words,label = torch.cat(words),np.concatenate(label); keep = words@net.scenery<.3
     return words[keep],label[keep.numpy()]
@@ -39,7 +39,7 @@ def origins(
     net     # The `Describer` that described them
 )->tuple: # Who each place of the panel is taken for, and who it is: two int32 (h, w)
     "Ask who is who in a panel"
-    x,y,w,h = page.panels[k]; asked = describe(np.ascontiguousarray(page.bw[y:y+h,x:x+w]),net)[::2,::2]
+    x,y,w,h = page.panels[k]; asked = places(page.bw[y:y+h,x:x+w],net)
     names,group = np.unique(label,return_inverse=True); true = _label(page,page.panels[k])[:asked.shape[0],:asked.shape[1]]
     taken = names[votes(asked.reshape(-1,asked.shape[-1]),words,group).numpy().argmax(1)].reshape(asked.shape[:2])
     return taken[:true.shape[0],:true.shape[1]],true
