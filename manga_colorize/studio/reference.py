@@ -121,7 +121,7 @@ def as_palette(
 
 # %% ../../nbs/studio/05a_reference.ipynb #fd7bc00a
 def reference_cue(
-    sketch,    # A black and white panel, in any form that `grey_page` takes
+    sketch,    # A black and white panel, in any form that `to_image` takes
     reference, # A `Palette`, or a coloured picture, or a list of them, as `Palette` takes them
     sure=.2,   # How sure a place must be to be told, 0 to 1
     radius=2.5 # Of a dot, pixels in a panel of 256 x 256
