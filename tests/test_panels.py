@@ -6,7 +6,7 @@ from manga_colorize.data.balloons import balloons
 from manga_colorize.data.descreen import descreen,dot_period,strokes,toned
 from manga_colorize.data.gutters import best_cuts,cut_tables,hush,paper_and_ink
 from manga_colorize.data.layouts import layout
-from manga_colorize.data.panels import grey_page,panel_f1,panel_hits,panels,panels_benchmark,reading_order,reduced
+from manga_colorize.data.panels import read_page,panel_f1,panel_hits,panels,panels_benchmark,reading_order,reduced
 from manga_colorize.data.tones import halftone,screen
 from manga_colorize.data.world import World
 import manga_colorize.data.pages
@@ -241,9 +241,9 @@ def test_no_tone_no_change():
     with pytest.raises(ValueError, match='at least 2'): descreen(g, period=0)
 
 # ---- forms
-def test_grey_page_and_reduced(tmp_path):
+def test_read_page_and_reduced(tmp_path):
     g = drawn(); Image.fromarray(g).save(tmp_path/'a.png')
-    for form in (g, np.repeat(g[...,None],3,2), Image.fromarray(g), tmp_path/'a.png', str(tmp_path/'a.png')): assert (grey_page(form)==g).all()
+    for form in (g, np.repeat(g[...,None],3,2), Image.fromarray(g), tmp_path/'a.png', str(tmp_path/'a.png')): assert (read_page(form)==g).all()
     small,k = reduced(g,300); assert small.shape==(300,210) and k==.5
     for size,copy in (((8000,800),(2000,200)),((800,8000),(200,2000)),((4000,100),(4000,100)),((7143,5000),(520,364))):
         assert reduced(np.zeros(size,np.uint8))[0].shape==copy

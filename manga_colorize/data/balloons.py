@@ -8,7 +8,7 @@ __all__ = ['islands', 'lettering', 'speaks', 'balloons']
 # %% ../../nbs/data/09a_balloons.ipynb #07944f30
 import cv2,numpy as np
 
-from .panels import grey_page,reduced
+from .panels import read_page,reduced
 
 # %% ../../nbs/data/09a_balloons.ipynb #09826fa5
 def islands(
@@ -57,7 +57,7 @@ def balloons(
     page # uint8 (H, W), or anything `to_image` takes: path, PIL image, RGB array
 )->np.ndarray: # Where balloons and captions are, bool (H, W)
     "Find speech balloons and captions on a black and white page"
-    grey = grey_page(page); small,_ = reduced(grey,1200)
+    grey = read_page(page); small,_ = reduced(grey,1200)
     mask = np.zeros(small.shape,np.uint8)
     for (x,y),white,full in islands(small):
         if speaks(white, full, len(small)): mask[y:y+len(full),x:x+full.shape[1]] |= full

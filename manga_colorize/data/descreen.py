@@ -9,7 +9,7 @@ __all__ = ['specks', 'dot_period', 'toned', 'strokes', 'descreen']
 import cv2,numpy as np
 from functools import reduce
 
-from .panels import grey_page
+from .panels import read_page
 
 # %% ../../nbs/data/09b_descreen.ipynb #8edb6e87
 def specks(
@@ -27,7 +27,7 @@ def dot_period(
     most=12 # Longest side of a dot, pixels
 ): # Pixels from dot to dot, 2.5 or more; None if there is no screentone
     "Measure the period of the screentone"
-    grey = grey_page(page); _,at = specks((cv2.GaussianBlur(grey,(0,0),4).astype(int)-grey>12).astype(np.uint8), most)
+    grey = read_page(page); _,at = specks((cv2.GaussianBlur(grey,(0,0),4).astype(int)-grey>12).astype(np.uint8), most)
     if len(at)<40: return None
     some = at[np.linspace(0,len(at)-1,min(len(at),2000)).astype(int)].astype(np.float32)
     nearest = [np.partition(np.hypot(*(at[np.abs(at[:,1]-y)<3*most]-(x,y)).T),1)[1] for x,y in some if (np.abs(at[:,1]-y)<3*most).sum()>1]
@@ -76,7 +76,7 @@ def descreen(
     period=None # Pixels from dot to dot, 2 or more; None to measure it
 )->np.ndarray: # uint8 (H, W), screentone as smooth grey
     "Turn screentone into smooth grey and keep lines; a page without dots comes back as it is"
-    grey = grey_page(page); period = dot_period(grey) if period is None else period
+    grey = read_page(page); period = dot_period(grey) if period is None else period
     if period is None: return grey.copy()
     if not period>=2: raise ValueError(f"expected a period of at least 2 pixels, got {period}")
     tone,line = toned(grey,period),strokes(grey,period)

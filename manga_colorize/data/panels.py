@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import cv2,numpy as np
 
-from .gutters import best_cuts,cut_tables,grey_page,hush,paper_and_ink,reduced
+from .gutters import best_cuts,cut_tables,read_page,hush,paper_and_ink,reduced
 from .layouts import clip
 
 # %% ../../nbs/data/09_panels.ipynb #2a0b743f
@@ -175,7 +175,7 @@ def panels(
     right_to_left=True # As in Japan; False for left to right
 )->list: # Boxes (x, y, w, h), pixels, in reading order; the whole page if it has no panels
     "Find the panels of a page"
-    grey = grey_page(page); h,w = grey.shape
+    grey = read_page(page); h,w = grey.shape
     if max(h,w)>24*min(h,w): return [(0,0,w,h)]     # no page, and more cuts than Python nests calls
     x = _fold(grey)
     if x is None: return reading_order(_single(grey), right_to_left)

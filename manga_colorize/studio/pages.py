@@ -11,7 +11,7 @@ import cv2,numpy as np
 from ..core import to_image
 from ..data.balloons import balloons
 from ..data.descreen import dot_period,specks,strokes
-from ..data.panels import grey_page,panels
+from ..data.panels import read_page,panels
 from ..data.sketch import no_cue
 from .reference import as_palette,reference_cue
 
@@ -48,7 +48,7 @@ def bare_lines(
     page # uint8 (H, W), or anything `to_image` takes
 )->np.ndarray: # uint8 (H, W): lines and solid blacks, tones left out
     "Leave screentone out and keep the ink that draws"
-    grey = grey_page(page); period = dot_period(grey)
+    grey = read_page(page); period = dot_period(grey)
     if period is None: return grey.copy()
     period = max(2.,period); line = strokes(grey,period)|_long_ink(grey,period)
     return 255-cv2.multiply(cv2.GaussianBlur(255*line,(0,0),.6), 255-grey, scale=1/255)
@@ -69,7 +69,7 @@ def color_page(
     **kwargs      # More for `reference_cue`
 )->np.ndarray: # RGB uint8 (H, W, 3)
     "Colour a page panel by panel; balloons and gutters stay as grey as they were"
-    grey = grey_page(page); boxes = panels(grey); who,out = owners(boxes,grey.shape),np.repeat(grey[...,None],3,2)
+    grey = read_page(page); boxes = panels(grey); who,out = owners(boxes,grey.shape),np.repeat(grey[...,None],3,2)
     palette = as_palette(palette)
     for k,(x,y,w,h) in enumerate(boxes):
         s = np.s_[y:y+h,x:x+w]; sketch = np.ascontiguousarray(grey[s])

@@ -10,7 +10,7 @@ import cv2,numpy as np,torch,torch.nn.functional as F
 from pathlib import Path
 from PIL import Image
 from ..core import to_image
-from ..data.panels import grey_page,panels
+from ..data.panels import read_page,panels
 from ..evaluate.adherence import rgb_to_lab
 from .describer import fit_panel,grey_of,load_describer,places,stranger
 
@@ -49,7 +49,7 @@ class Palette:
         ink=None # Its black and white print, of the same size; None to take the lightness of the colours
     )->'Palette': # Itself
         "Learn the colours of one more picture"
-        color = to_image(color); ink = grey_of(color) if ink is None else grey_page(ink)
+        color = to_image(color); ink = grey_of(color) if ink is None else read_page(ink)
         if ink.shape!=color.shape[:2]: raise ValueError(f"expected ink of {color.shape[:2]}, got {ink.shape}")
         for x,y,w,h in panels(ink): self.add_panel(color[y:y+h,x:x+w],ink[y:y+h,x:x+w])
         return self
@@ -128,7 +128,7 @@ def reference_cue(
 )->np.ndarray: # RGBA uint8 (H, W, 4), empty where the reference has nothing to tell
     "Take colours from a reference where the same people are recognised"
     if not 0<=sure<=1: raise ValueError(f"expected sure of 0 to 1, got {sure}")
-    grey,palette = grey_page(sketch),as_palette(reference)
+    grey,palette = read_page(sketch),as_palette(reference)
     cue = np.full((*grey.shape,4),(255,255,255,0),np.uint8)
     if not len(palette): return cue
     colors,share = told_colors(grey,palette); k = np.sqrt(grey.size)/256
