@@ -103,8 +103,15 @@ def _paint_whole(self:Colorizer, paint, sketch, cue):
 
 @patch
 def _is_far_larger(self:Colorizer, sketch, cue):
-    "Is this page more than twice what the model learned at, and told by less than everything?"
-    return hasattr(self.model, 'complete') and min(sketch.shape[-2:])>2*self.config.get('protocol',{}).get('size',256) and cue[:,3].min()<1
+    "Is this page so much larger than what the model learned at that its colours would suffer?"
+    k = min(sketch.shape[-2:])/self.config.get('protocol',{}).get('size',256)
+    if hasattr(self.model, 'complete'): return k>2 and cue[:,3].min()<1 # a cue that covers everything leaves nothing to choose
+    return k>1.25 and self._one_size
+
+@patch(as_prop=True)
+def _one_size(self:Colorizer):
+    "Do the model's colours depend on how large things are?"
+    return getattr(self.model, 'one_size', False)
 
 def _without_ink(page): return -F.max_pool2d(-F.max_pool2d(page, 5, 1, 2), 5, 1, 2) # morphological closing
 
@@ -112,9 +119,10 @@ def _without_ink(page): return -F.max_pool2d(-F.max_pool2d(page, 5, 1, 2), 5, 1,
 def _paint_small(self:Colorizer, sketch, cue, **options):
     "Choose the colours on a copy of the size that the model knows, and lay them under the full-size lines"
     h,w = sketch.shape[-2:]; k = self.config.get('protocol',{}).get('size',256)/min(h,w); size = round(h*k),round(w*k)
-    page = self._paint_whole(partial(self._paint, **options), F.interpolate(sketch.float(), size, mode='area'), fit_cue(cue, size))
-    page = F.interpolate(_without_ink(page), (h,w), mode='bicubic').clamp(-1,1)
-    return (page+1)*(sketch.to(page)+1)/2 - 1
+    small = F.interpolate(sketch.float(), size, mode='area'); grow = partial(F.interpolate, size=(h,w), mode='bicubic')
+    page = self._paint_whole(partial(self._paint, **options), small, fit_cue(cue, size))
+    if self._one_size: return (grow(page)+(sketch.float()-grow(small)).to(page)).clamp(-1,1) # what the copy lost of the lines
+    return (grow(_without_ink(page)).clamp(-1,1)+1)*(sketch.to(page)+1)/2 - 1
 
 @patch
 def _check_options(self:Colorizer, told):
