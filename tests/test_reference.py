@@ -94,9 +94,19 @@ def test_loss_by_hand():
     assert match_loss(torch.eye(4),torch.tensor([1,2,3,4]),panel).item()<.05, 'strangers who find nobody'
 
 def test_who_is_where(chapter):
-    page = chapter[0]; label = who_is_where(page,page.characters)
-    assert np.array_equal(label<0,page.balloons) and np.array_equal(label>0,page.identities>0)
-    for k,c in enumerate(page.characters): assert np.array_equal(label[page.identities==c.id+1]//5,np.full((page.identities==c.id+1).sum(),k))
+    labels = who_is_where(chapter); own = {}
+    for page,label in zip(chapter,labels):
+        assert np.array_equal(label<0,page.balloons) and np.array_equal(label>0,page.identities>0)
+        for k in np.unique(label[label>0]):
+            whose = {*zip(page.identities[label==k].tolist(),page.parts[label==k].tolist())}
+            assert len(whose)==1 and own.setdefault(k,whose)==whose, 'a number belongs to one part of one person on all pages'
+    skin = [{*label[(page.parts==2)&(page.identities==c.id+1)].tolist()} for page,label in zip(chapter,labels) for c in page.characters]
+    assert all(len(s)<=1 for s in skin), 'skin has one paint'
+    assert max(map(np.max,labels))>max(np.max(l) for l in who_is_where(chapter,alike=1e3)), 'more paints than parts'
+
+def test_paints_are_flat(chapter):
+    page = chapter[0]; hair = page.paints[(page.parts==1)&(page.identities==page.characters[0].id+1)]
+    assert len(np.unique(hair,axis=0))<=3 and len(np.unique(page.color[page.parts==1],axis=0))>20
 
 def test_a_batch_is_seeded_and_fits(chapter):
     panels = chapter_panels(5, 0, pages=1, size=(420,297))

@@ -32,6 +32,7 @@ class Page:
     characters:tuple       # Who appears, by number
     shapes:tuple=()        # Corners of each panel (x, y) in pixels, (n, 2); outside the page where a panel bleeds
     style:str=''           # The drawing style's name
+    paints:np.ndarray=None # What each pixel was painted with before light and shadow, RGB uint8 (H, W, 3); None if nobody knows
 
     def _repr_jpeg_(self):
         im = Image.fromarray(np.hstack([np.repeat(self.bw[...,None],3,2),self.color])); im.thumbnail((760,540))
@@ -41,7 +42,7 @@ class Page:
 # %% ../../nbs/data/08_pages.ipynb #332371fa
 def inlay(
     sheet:Sheet, # The page
-    masks,       # Name of a mask -> (H, W) array of the page
+    masks,       # Name of a mask -> (H, W) or (H, W, C) array of the page
     panel,       # `Panel`: where
     drawn        # `Drawn`: what
 ):
@@ -51,7 +52,7 @@ def inlay(
     cover = np.zeros(sheet.size,np.uint8); cv2.fillPoly(cover, [sheet.pixels(panel.shape)], 255, cv2.LINE_AA, 4)
     a = cover[s].astype(np.float32)/255
     for under,over in ((sheet.bw,drawn.bw),(sheet.color,drawn.color)): under[s] = cv2.blendLinear(over, under[s].copy(), a, 1-a)
-    for name,under in masks.items(): under[s] = np.where(a>.5, getattr(drawn,name), under[s])
+    for name,under in masks.items(): under[s][a>.5] = getattr(drawn,name)[a>.5]
     if panel.framed: sheet.edge([panel.shape], .0029, (24,20,26))
 
 # %% ../../nbs/data/08_pages.ipynb #19ebcd17
@@ -149,7 +150,8 @@ def draw_page(
     plan,story = (np.random.default_rng([*seeds,k]) for k in (0,1))
     tall,width = size[0]/size[1],size[1]
     frames,told,period = layout(plan,tall),_story(story,cast,style),max(3.,width*story.choice([.004,.0045,.0055]))
-    sheet,masks,speakers = Sheet(size),dict(who=np.zeros(size,np.int32),parts=np.zeros(size,np.uint8)),[]
+    sheet,speakers = Sheet(size),[]
+    masks = dict(who=np.zeros(size,np.int32), parts=np.zeros(size,np.uint8), paints=np.full((*size,3),255,np.uint8))
     for k,p in enumerate(frames):
         x,y,w,h = p.box(size)
         drawn = draw_panel(np.random.default_rng([*seeds,3,k]), (h,w), period=period, at=(x,y), free=_free(frames,k), **told)
@@ -161,11 +163,11 @@ def draw_page(
 
 def _finish(sheet, masks, frames, cast, style):
     "Gather what is known"
-    for m in masks.values(): m[sheet.said>0] = 0
+    for k in ('who','parts'): masks[k][sheet.said>0] = 0
     seen = set(np.unique(masks['who']).tolist())
     people = {w.id:w for w in cast if w.id+1 in seen}
     return Page(sheet.bw, sheet.color, [p.box(sheet.size) for p in frames], sheet.said>0, masks['who'], masks['parts'],
-                tuple(people[k] for k in sorted(people)), tuple(p.shape*sheet.size[1] for p in frames), style.name)
+                tuple(people[k] for k in sorted(people)), tuple(p.shape*sheet.size[1] for p in frames), style.name, masks['paints'])
 
 # %% ../../nbs/data/08_pages.ipynb #6ded58c6
 def _fits(size):

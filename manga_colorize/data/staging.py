@@ -156,6 +156,7 @@ class Drawn:
     color:np.ndarray  # Its coloured twin, RGB uint8 (H, W, 3)
     who:np.ndarray    # int32 (H, W): 0 nobody, else 1 and the number of the character
     parts:np.ndarray  # uint8 (H, W): number in `parts`
+    paints:np.ndarray # RGB uint8 (H, W, 3): what each pixel was painted with, before light and shadow
     heads:list        # (x, y, radius) of each head in pixels, from the right
 
 def _halo(bw, lines, who, width):
@@ -171,7 +172,7 @@ def _print(c, owner, period, at):
     who,part = table[flats,0],table[flats,1].astype(np.uint8)
     paints = np.array([c.paints[r] for r in range(c.regions+1)])
     bw = screentone(color, lines, flats, period, at, paints, part==2)
-    return Drawn(_halo(bw, lines, who, round(period*.7)), color, who, part, [])
+    return Drawn(_halo(bw, lines, who, round(period*.7)), color, who, part, paints.round().clip(0,255).astype(np.uint8)[flats], [])
 
 def draw_panel(
     rng,         # numpy Generator

@@ -13,21 +13,37 @@ from ..core import *
 from ..data.pages import Page # `World` learns to draw pages
 from ..data.sketch import sketchify
 from ..data.world import World
+from ..evaluate.adherence import rgb_to_lab
 from ..pix2pix.longruns import StopOnNaN
 from ..pix2pix.training import fast_cbs
 from .describer import Describer,describe,fit_panel,grey_of,stranger,warmth
 from fastai.basics import *
 
 # %% ../../nbs/studio/05c_matching.ipynb #ac15297e
+def _keys(page):
+    "Who, which part and which paint each pixel is, as one number; 0 for nobody"
+    r,g,b = np.moveaxis(page.paints.astype(np.int64),-1,0)
+    return np.where(page.identities>0, (page.identities.astype(np.int64)*8+page.parts<<24)+(r<<16)+(g<<8)+b, 0)
+
+def _numbers(keys, alike):
+    "A number for each key, from 1; paints of one part that look alike share one"
+    kinds,numbers = {},{}
+    for key in keys[keys>0]:
+        lab = rgb_to_lab(np.uint8([key>>16&255,key>>8&255,key&255])); known = kinds.setdefault(key>>24,[])
+        near = next((n for n,other in known if np.linalg.norm(lab-other)<alike), None)
+        if near is None: near = 1+sum(map(len,kinds.values())); known.append((near,lab))
+        numbers[key] = near
+    return numbers
+
 def who_is_where(
-    page:Page, # A page of the World
-    cast       # Characters, in the order of their numbers
-)->np.ndarray: # int16 (H, W): 0 nobody, 5*k+part for character k of the cast, -1 where somebody speaks
-    "Number the parts of people"
-    first = {0:0, **{c.id+1:5*k for k,c in enumerate(cast)}}
-    label = np.vectorize(first.get, otypes=[np.int16])(page.identities)+page.parts.astype(np.int16)
-    label[page.balloons] = -1
-    return label
+    pages,    # `Page`s of one chapter
+    alike=14. # Distance in CIE Lab up to which two paints count as one
+)->list: # int16 (H, W) for each page: 0 nobody, another number for each paint of each part of each person, -1 where somebody speaks
+    "Number the parts of people, and the paints of a part"
+    keys = [_keys(p) for p in pages]; known,area = np.unique(np.concatenate([k.ravel() for k in keys]), return_counts=True)
+    number = {0:0, **_numbers(known[area.argsort()[::-1]], alike)}
+    number = np.array([number[k] for k in known.tolist()], np.int16)
+    return [np.where(p.balloons, -1, number[np.searchsorted(known,k)]) for p,k in zip(pages,keys)]
 
 def chapter_panels(
     seed,            # Of the World
@@ -40,8 +56,9 @@ def chapter_panels(
     "Draw a chapter and cut it into panels"
     world,rng,out = World(seed),np.random.default_rng([seed,k]),[]
     cast = [world.character(int(i)) for i in rng.integers(1<<20, size=people)]
-    for page in world.chapter(pages, cast, size, first=pages*k):
-        label,grey = who_is_where(page,cast),grey_of(page.color)
+    drawn = world.chapter(pages, cast, size, first=pages*k)
+    for page,label in zip(drawn,who_is_where(drawn)):
+        grey = grey_of(page.color)
         for x,y,w,h in page.panels:
             s = np.s_[y:y+h,x:x+w]
             if (label[s]>0).mean()>.02: out.append((fit_panel(page.bw[s],side),fit_panel(grey[s],side),fit_panel(label[s],side,cv2.INTER_NEAREST)))
