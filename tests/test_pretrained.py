@@ -31,10 +31,12 @@ def same(a, b): return equal(a(sketch()), b(sketch()))
 
 @pytest.fixture
 def shipped(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, 'embedded_folder', lambda: tmp_path/'weights')
+    monkeypatch.setattr(pretrained, 'embedded_folder', lambda name='studio': tmp_path/'weights')
     return tmp_path/'weights'
 
-def test_where_it_lies(): assert embedded_folder().parts[-3:]==('manga_colorize','weights','studio') and embedded_folder().parent.is_dir()
+def test_where_it_lies():
+    assert embedded_folder().parts[-3:]==('manga_colorize','weights','studio') and embedded_folder('cyclegan').parent.is_dir()
+    with pytest.raises(ValueError, match='expected one of studio, cyclegan'): embedded_folder('other')
 
 def test_without_weights_it_says_what_to_do(shipped):
     with pytest.raises(ValueError, match='manga-demo'): Colorizer.from_pretrained()

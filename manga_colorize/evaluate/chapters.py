@@ -22,7 +22,7 @@ from .adherence import ciede2000,rgb_to_lab
 from .consistency import Spread,as_dark,check_pictures,consistency,day_chapter,in_one_light
 from ..studio.colorizer import Colorizer
 from ..studio.pages import color_page
-from ..studio.pretrained import embedded_folder
+from ..studio.pretrained import open_model
 from ..studio.describer import load_describer,places
 from ..studio.reference import Palette
 
@@ -183,7 +183,7 @@ def manga_consistency(
 ):
     "Measure whether people keep their colours over the pages of a chapter"
     if min(n,pages)<1: sys.exit(f'manga-consistency: expected 1 or more, got --n {n} and --pages {pages}')
-    try: paint,other = Colorizer.load(model or embedded_folder()),cyclegan and Colorizer.load(cyclegan)
+    try: paint,other = open_model(model),cyclegan and open_model(cyclegan)
     except ValueError as e: sys.exit(f'manga-consistency: {e}')
     painters = {**({Path(cyclegan).name:told_nothing(other)} if other else {}), 'no cue':told_nothing(paint), 'reference cues':told_by_reference(paint),
                 'reference cues, colours only':told_by_reference(paint,ink=False)}

@@ -16,6 +16,7 @@ from ..core import atomic_path,to_image
 from ..data.sketch import sketchify as draw_lines
 from .colorizer import Colorizer
 from .inputs import read_sketch
+from .pretrained import open_model
 
 # %% ../../nbs/studio/01e_command.ipynb #60068bf5
 try: # the list of files: fastcore 1 has `Param` for it, fastcore 2 `Annotated`
@@ -26,8 +27,7 @@ except ImportError:
     _Sketches = Annotated[str, 'Line art or whole pages: picture files, or folders of them', {'nargs':'+'}]
 
 def _load(model):
-    from manga_colorize.studio.pretrained import embedded_folder
-    try: return Colorizer.load(embedded_folder() if model is None else model)
+    try: return open_model(model)
     except ValueError as e: sys.exit(f"manga-colorize: {e}")
 
 def _files(paths):
@@ -74,7 +74,7 @@ def _check(paint, cue, page, reference, exact):
 def manga_colorize(
     sketch:_Sketches,     # Picture files, or folders of them
     cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default
-    model:str=None,       # Model folder, as manga-demo and manga-train make it; by default the one that comes with the package
+    model:str=None,       # Model folder, as manga-demo and manga-train make it, or cyclegan, which comes with the package as the default does
     out:str='colored',    # Folder for the coloured pages
     page:bool=False,      # Are they whole manga pages? Colour them panel by panel; balloons and gutters stay grey
     reference:str=None,   # A coloured page, or a folder of them, to take the colours of people from

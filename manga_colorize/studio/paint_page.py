@@ -18,6 +18,7 @@ from urllib.parse import parse_qs,urlsplit
 from fastcore.script import call_parse
 from .colorizer import Colorizer
 from .painter import CuePainter
+from .pretrained import open_model
 
 # %% ../../nbs/studio/03c_paint_page.ipynb #5edee2ad
 shared = ('strokes','palette','brush','auto','busy','error','_sketch','_base','_result','_scale','_asked','_answered','_found','_ideas')
@@ -173,10 +174,6 @@ except ImportError:
     from typing import Annotated
     _Sketch = Annotated[str, 'Line art, or a folder that the painter saved; none to open one in the page', {'nargs':'?'}]
 
-def _model(folder):
-    from manga_colorize.studio.pretrained import embedded_folder
-    return Colorizer.load(embedded_folder() if folder is None else folder)
-
 def open_painter(
     sketch=None, # Picture file, or folder as `CuePainter.save` leaves it; None to open one later
     paint=None,  # As in `CuePainter`
@@ -199,7 +196,7 @@ def manga_paint(
     quiet:bool=False     # Do not open a browser
 ):
     "Paint colour cues in a web page that only this computer can see; Ctrl-C ends it"
-    try: page = PaintPage(open_painter(sketch, _model(model), cue, out), port)
+    try: page = PaintPage(open_painter(sketch, open_model(model), cue, out), port)
     except (ValueError,OSError) as e: sys.exit(f'manga-paint: {e}')
     print(f'Paint at {page.url}\nCtrl-C ends it', flush=True)
     if not quiet: webbrowser.open(page.url)
