@@ -31,15 +31,16 @@ def lettering(
     white, # Paper of an island, uint8 (h, w), 0 or 1
     full,  # The same with its holes filled
     tall   # Height of the page, pixels: letters are 0.4 to 6 % of it
-)->tuple: # Letters; share of holes that are letters; largest hole, a share of the island; how compact the text is, 0 to 1
+)->tuple: # Letters; share of holes that are letters; largest hole, a share of the island; how compact the text is, 0 to 1; how uneven its letters
     "Measure the holes of an island"
     holes = full&(1-white); _,number,stats,_ = cv2.connectedComponentsWithStats(holes, connectivity=8); stats = stats[1:]
     side = stats[:,2:4].max(1,initial=0); large = (side>=.004*tall)&(side<=.06*tall)
-    if not large.any(): return 0,0.,0.,0.
+    if not large.any(): return 0,0.,0.,0.,0.
     text = np.r_[False,large][number].astype(np.uint8); r = max(1,round(np.median(side[large])*.6))
     block = cv2.dilate(np.pad(text,r), np.ones((2*r+1,2*r+1),np.uint8))
     _,_,w,h = cv2.boundingRect(block)
-    return int(large.sum()),float(large.mean()),float(stats[:,4].max()/full.sum()),float(block.sum()/(w*h))
+    uneven = side[large].std()/side[large].mean()
+    return int(large.sum()),float(large.mean()),float(stats[:,4].max()/full.sum()),float(block.sum()/(w*h)),float(uneven)
 
 def speaks(
     white, # Paper of an island, uint8 (h, w), 0 or 1
@@ -49,8 +50,9 @@ def speaks(
     "Decide whether an island is a balloon or a caption"
     outline = max(cv2.findContours(full, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=len)
     solid = full.sum()/max(1.,cv2.contourArea(cv2.convexHull(outline)))
-    n,share,largest,compact = lettering(white, full, tall); ink = 1-white.sum()/full.sum()
-    return bool(n>=2 and share>.3 and largest<.07 and compact>.5 and solid>.6 and .02<ink<.45)
+    n,share,largest,compact,uneven = lettering(white, full, tall); ink = 1-white.sum()/full.sum()
+    text = n>=2 and share>.3 and largest<.07 and compact>(.7 if n<8 else .5) and .02<ink<.25
+    return bool(text and (solid>.9 or solid>.6 and uneven<min(.45,.05*n)))
 
 # %% ../../nbs/data/09a_balloons.ipynb #ca0c12e0
 def balloons(
