@@ -6,7 +6,7 @@ import cv2,numpy as np,pytest
 from PIL import Image
 from manga_colorize.core import read_image
 from manga_colorize.data.dataset import build_dataset,read_metadata
-from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,squares
+from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,smooth_pages,squares
 from manga_colorize.data.reading import Refused
 from manga_colorize.data.screening import Screens,colour_share
 from manga_colorize.data.world import World
@@ -144,6 +144,24 @@ def test_other_pages_are_refused(tmp_path):
     with pytest.raises(ValueError, match='without a note'): draw_pages(tmp_path/'b', 1, size=(150,106), cast=cast)
     assert not list((tmp_path/'a').glob('*.png'))
 
+def dotted(i):
+    "A page of two panels with screentone"
+    a = page(i, 420, 300); y,x = np.indices(a.shape[:2]); dots = ((x%5)//2+(y%5)//2==0)
+    a[dots&(a[...,0]>200)&(x>20)&(x<280)] = 0
+    return a
+
+def test_smooth_pages(tmp_path):
+    "Dots become grey, folders stay, coloured and broken pages are left out, and what is there is left alone"
+    (tmp_path/'a'/'in').mkdir(parents=True)
+    for k,f in enumerate(('in/one.png','two.png')): Image.fromarray(dotted(k)).save(tmp_path/'a'/f)
+    Image.fromarray(page(2, color=True)).save(tmp_path/'a'/'cover.png'); (tmp_path/'a'/'broken.png').write_bytes(b'x')
+    files = smooth_pages(tmp_path/'a', tmp_path/'b')
+    assert sorted(f.relative_to(tmp_path/'b').as_posix() for f in files)==['in/one.png.png','two.png.png']
+    rough = lambda f: np.abs(np.diff(read_image(f)[...,0].astype(int), axis=1)).mean()
+    assert rough(tmp_path/'b'/'two.png.png')<.4*rough(tmp_path/'a'/'two.png')
+    files[0].write_bytes(b'mine'); assert smooth_pages(tmp_path/'a', tmp_path/'b')==files and files[0].read_bytes()==b'mine'
+    assert not [f for f in (tmp_path/'b').rglob('*') if f.is_file() and f.suffix!='.png']
+
 # ---------- the command
 
 @pytest.fixture(scope='module')
@@ -172,7 +190,7 @@ def test_command_trains_and_resumes_exactly(piles, tmp_path, monkeypatch):
     assert len(a)==len(b) and hash(a)==hash(b)
     paint = Colorizer.load(tmp_path/'whole', device='cpu')
     assert paint(np.full((40,50), 255, np.uint8)).size==(50,40)
-    assert paint.config['training']['identity']==.5 and paint.config['protocol']==dict(cue='none', size=32)
+    assert paint.config['training']['identity']==.5 and paint.config['protocol']==dict(cue='none', size=32, tones='print')
     kept = json.loads((tmp_path/'whole'/'train.json').read_text(encoding='utf-8'))
     assert [kept[k] for k in ('bw','color')]==[str(Path(p).resolve()) for p in piles] and kept['uncut'] is False
     published = (tmp_path/'whole'/'config.json').read_text(encoding='utf-8')
@@ -189,7 +207,7 @@ def test_command_names_what_is_wrong(piles, tmp_path, monkeypatch):
     for args,kwargs,says in wrong: refused(manga_cyclegan, args, kwargs, says)
     (run/'train.json').write_text('{"cue": "blur", "depth": 6}')          # of manga-train
     refused(manga_cyclegan, (bw,color), old, 'expected a run of this command')
-    settings = dict(bw=bw, color=color, uncut=False, seed=0, precision=None, cycle=10., identity=.5, recompute=False, lr=1e-3, pages=40, **small)
+    settings = dict(bw=bw, color=color, uncut=False, smooth=False, seed=0, precision=None, cycle=10., identity=.5, recompute=False, lr=1e-3, pages=40, **small)
     (run/'train.json').write_text(json.dumps(settings))
     for args,kwargs,says in (((bw,color), dict(ngf=8), "got {'ngf': 8}"), ((color,bw), {}, "got {'bw': "), ((bw,tmp_path), {}, "got {'color': "),
                              (('world','world'), {}, "got {'bw': 'world'"), ((bw,color), dict(uncut=True), "got {'uncut': True}")):
@@ -206,6 +224,16 @@ def test_uncut_goes_on_uncut(piles, tmp_path, monkeypatch):
     monkeypatch.setenv('MANGA_SCALE', 'quick')
     for kwargs in (dict(uncut=True, **small), dict(resume=True)): command.manga_cyclegan(*piles, out=tmp_path/'run', **kwargs)
     assert seen==[tuple(map(Path, piles))]*2
+
+def test_smooth_tones_are_remembered(piles, tmp_path, monkeypatch):
+    "The squares come from smooth pages, and the painter says that it knows no others"
+    from manga_colorize.cyclegan import command
+    from manga_colorize.studio.colorizer import Colorizer
+    monkeypatch.setenv('MANGA_SCALE', 'quick')
+    command.manga_cyclegan(*piles, out=tmp_path/'run', smooth=True, **(small | dict(epochs=1)))
+    assert len(list((tmp_path/'run'/'smooth').glob('*.png')))==4
+    assert {r['page'] for r in read_metadata(tmp_path/'run'/'panels'/'bw-32')}<={f'page {i}.png.png' for i in range(4)}
+    assert Colorizer.load(tmp_path/'run', device='cpu').config['protocol']['tones']=='smooth'
 
 def test_command_draws_its_own_pages(tmp_path, monkeypatch):
     from manga_colorize.cyclegan import command

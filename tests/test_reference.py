@@ -2,7 +2,9 @@
 import hashlib,json
 import cv2,numpy as np,pytest,torch
 from safetensors.torch import load_file
+from manga_colorize.data.descreen import descreen
 from manga_colorize.data.pages import Page
+from manga_colorize.data.panels import panels
 from manga_colorize.data.world import World
 from manga_colorize.evaluate.consistency import day_chapter
 from manga_colorize.studio import reference
@@ -207,6 +209,16 @@ def test_page_keeps_paper_balloons_and_lines(chapter):
     assert (out==grey).all(-1)[inside].mean()>.7
     dark = bare_lines(page.bw)<60
     assert out[dark].max()<=96 and (out==(250,60,60)).all(-1).mean()>.2
+
+@pytest.mark.parametrize('tones', ['smooth','print'])
+def test_a_painter_of_smooth_tones_is_shown_them(chapter, tones):
+    page = chapter[1].bw; smooth = descreen(page); shown = []
+    class Painter:
+        config = dict(protocol=dict(tones=tones))
+        def __call__(self, sketch, cue): shown.append(sketch); return fill(sketch, cue)
+    color_page(page, Painter()); want = smooth if tones=='smooth' else page
+    assert not np.array_equal(smooth, page) and shown
+    for (x,y,w,h),sketch in zip(panels(page), shown): assert np.array_equal(sketch, want[y:y+h,x:x+w])
 
 @pytest.mark.parametrize('page', [np.full((64,48),255,np.uint8), np.zeros((200,150),np.uint8), np.random.default_rng(0).integers(0,256,(90,300),np.uint8),
                                   np.random.default_rng(0).integers(0,2,(120,90),np.uint8)*255], ids=['blank','black','wide noise','one bit'])

@@ -10,14 +10,14 @@ from ..core import *
 from .networks import *
 from .training import *
 from .unpaired import unpaired_dls
-from ..data.domains import build_panels,draw_pages
+from ..data.domains import build_panels,draw_pages,smooth_pages
 from ..pix2pix.longruns import Checkpoints,StopOnCtrlC,run_settings,save_settings
 from ..pix2pix.speed import training_rate
 from fastai.basics import *
 from fastcore.script import call_parse
 
 # %% ../../nbs/cyclegan/03a_command.ipynb #fd9b03e8
-_common = dict(bw=None, color=None, uncut=False, seed=0, precision=None, cycle=10., identity=.5, recompute=False)
+_common = dict(bw=None, color=None, uncut=False, smooth=False, seed=0, precision=None, cycle=10., identity=.5, recompute=False)
 _published = dict(size=256, bs=1, ngf=64, blocks=9, layers=3, lr=2e-4)
 _defaults = dict(quick=dict(size=64, bs=4, ngf=16, blocks=3, layers=2, lr=1e-3, epochs=10, pages=40),
                  gpu=_published | dict(epochs=40, pages=400), full=_published | dict(epochs=200, pages=1000))
@@ -51,6 +51,7 @@ def _piles(bw, color, out, s, workers):
     "The two folders of squares: drawn and cut if need be"
     world = bw=='world'
     pages = _drawn(out, s, workers) if world else [Path(bw),Path(color)]
+    if s['smooth'] and not (s['uncut'] or _is_data(pages[0])): smooth_pages(pages[0], out/'smooth', workers); pages[0] = out/'smooth'
     return [p if s['uncut'] or _is_data(p) else _cut(p, out/'panels'/f"{p.name if world else k}-{s['size']}", s, k=='bw', workers)
             for k,p in zip(('bw','color'), pages)]
 
@@ -65,7 +66,7 @@ def _run(bw, color, out, s, resident, resume):
     learn.fit_flat_lin(flat, s['epochs']-flat, cbs=[Checkpoints(out/'checkpoint.pt', resume), stop])
     from manga_colorize.studio.colorizer import Colorizer
     told = {k:v for k,v in s.items() if k not in ('bw','color')} # where the pages are is nobody's business
-    Colorizer.from_learner(learn, seen=learn.train_iter*s['bs'], training=told, protocol=dict(cue='none', size=s['size'])).save(out)
+    Colorizer.from_learner(learn, seen=learn.train_iter*s['bs'], training=told, protocol=dict(cue='none', size=s['size'], tones='smooth' if s['smooth'] else 'print')).save(out)
     return stop.stopped
 
 # %% ../../nbs/cyclegan/03a_command.ipynb #c62ea2db
@@ -75,6 +76,7 @@ def manga_cyclegan(
     color:str,            # Folder of coloured pages, others than those; likewise
     out:str='unpaired',   # Folder for the model, its checkpoint, and the squares
     uncut:bool=False,     # Take the pictures of both folders as they are, instead of cutting panels?
+    smooth:bool=False,    # Make smooth grey of screentone before panels are cut? `color_page` then does so too; squares that are cut already should be smooth
     epochs:int=None,      # Passes over the larger pile, the second half of them at a falling rate
     size:int=None,        # Side of the squares, pixels; a multiple of 4, at least 16
     bs:int=None,          # Squares of each kind in a batch; 1 as published
@@ -93,7 +95,7 @@ def manga_cyclegan(
     resume:bool=False     # Go on from the last checkpoint, with the settings of that run
 ):
     "Train a painter on black and white pages and coloured pages that do not belong together"
-    given = dict(uncut=uncut or None, epochs=epochs, size=size, bs=bs, ngf=ngf, blocks=blocks, layers=layers, cycle=cycle, identity=identity, lr=lr,
+    given = dict(uncut=uncut or None, smooth=smooth or None, epochs=epochs, size=size, bs=bs, ngf=ngf, blocks=blocks, layers=layers, cycle=cycle, identity=identity, lr=lr,
                  precision=precision, recompute=recompute or None, pages=pages, seed=seed)
     try:
         s = run_settings(given | _two_folders(bw, color), _common | _defaults[Scale.auto().name], out := Path(out), resume)

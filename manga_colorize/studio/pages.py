@@ -10,7 +10,7 @@ import cv2,numpy as np
 
 from ..core import to_image
 from ..data.balloons import balloons
-from ..data.descreen import dot_period,specks,strokes
+from ..data.descreen import descreen,dot_period,specks,strokes
 from ..data.panels import read_page,panels
 from ..data.sketch import no_cue
 from .reference import as_palette,reference_cue
@@ -61,6 +61,8 @@ def _keep_ink(color, grey):
     paper = max(1.,np.percentile(grey,97)); white = np.uint8([min(255,round(k*255/paper)) for k in range(256)])
     return np.minimum(color, cv2.LUT(bare_lines(cv2.LUT(grey,white)),_most)[...,None])
 
+def _knows_smooth_tones(paint): return getattr(paint,'config',{}).get('protocol',{}).get('tones')=='smooth'
+
 def color_page(
     page,         # A black and white page of any size, in any form that `to_image` takes
     paint,        # A `Colorizer`, or any function of a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture
@@ -70,10 +72,10 @@ def color_page(
 )->np.ndarray: # RGB uint8 (H, W, 3)
     "Colour a page panel by panel; balloons and gutters stay as grey as they were"
     grey = read_page(page); boxes = panels(grey); who,out = owners(boxes,grey.shape),np.repeat(grey[...,None],3,2)
-    palette = as_palette(palette)
+    palette,shown = as_palette(palette),descreen(grey) if _knows_smooth_tones(paint) else grey
     for k,(x,y,w,h) in enumerate(boxes):
         s = np.s_[y:y+h,x:x+w]; sketch = np.ascontiguousarray(grey[s])
-        fake = to_image(paint(sketch, reference_cue(sketch,palette,**kwargs) if min(w,h)>=32 else no_cue(sketch)))
+        fake = to_image(paint(np.ascontiguousarray(shown[s]), reference_cue(sketch,palette,**kwargs) if min(w,h)>=32 else no_cue(sketch)))
         out[s] = np.where((who[s]==k)[...,None], fake, out[s])
         if remember: palette.add_panel(fake, sketch)
     white = balloons(grey)|(who<0)
