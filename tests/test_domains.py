@@ -237,6 +237,7 @@ def test_smooth_tones_are_remembered(piles, tmp_path, monkeypatch):
 
 def test_command_draws_its_own_pages(tmp_path, monkeypatch):
     from manga_colorize.cyclegan import command
+    from manga_colorize.studio.colorizer import Colorizer
     monkeypatch.setenv('MANGA_SCALE', 'quick'); drawn = []
     def draw(folder, n, first=0, color=False, size=None, n_workers=0):
         drawn.append((Path(folder).name, n, first, color)); fill(Path(folder), n, first, color)
@@ -248,6 +249,7 @@ def test_command_draws_its_own_pages(tmp_path, monkeypatch):
         with pytest.raises(Interrupt): command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=2, epochs=1)))
     command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1)))    # none of the two pages of before
     assert drawn==[('bw-2-600',2,0,False),('color-2-600',2,2,True),('bw-3-600',3,0,False),('color-3-600',3,3,True)] and (tmp_path/'config.json').exists()
+    assert Colorizer.load(tmp_path, device='cpu').config['data']==dict(kind='world', world=0, pages=3)
     assert {f['page'] for f in read_metadata(tmp_path/'panels'/'color-3-600-32')}=={f'page {i}.png' for i in (3,4,5)}
 
 def test_what_a_step_costs():

@@ -13,12 +13,15 @@ from children import Child
 from fixtures import same as equal
 from manga_colorize.data.sketch import blur_cue,sketchify
 from manga_colorize.data.world import World
+from manga_colorize.evaluate.adherence import ciede2000,rgb_to_lab
+from manga_colorize.evaluate.color_metrics import colourfulness
 from manga_colorize.evaluate.metrics import psnr
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio import pretrained
 from manga_colorize.studio.colorizer import Colorizer
 from manga_colorize.studio.command import manga_colorize
-from manga_colorize.studio.pretrained import embedded_folder,model_card
+from manga_colorize.studio.pages import bare_lines,color_page
+from manga_colorize.studio.pretrained import embedded,embedded_folder,model_card,open_model
 
 def tiny(seed=0, **config):
     torch.manual_seed(seed)
@@ -256,12 +259,32 @@ def test_strange_words_stay_in_their_cell():
 
 # --- what ships
 
-def test_what_ships_is_small_and_nobodys_art():
-    "At most 10 MB, trained on pictures of the World alone, with its figures beside it"
-    folder = embedded_folder(); config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
-    assert (folder/'model.safetensors').stat().st_size<=10e6
+@pytest.mark.parametrize('name', embedded)
+def test_what_ships_is_nobodys_art(name):
+    "Trained on pictures of the World alone, with its figures beside it"
+    config = json.loads((embedded_folder(name)/'config.json').read_text(encoding='utf-8'))
     assert config['data']['kind']=='world' and config['seen']>10_000 and config['figures']
-    assert "No one's art went in" in model_card(Colorizer.from_pretrained(device='cpu'))
+    assert "No one's art went in" in model_card(Colorizer.from_pretrained(name, device='cpu'))
+
+def test_what_ships_is_small():
+    "At most 10 MB, the describer among it"
+    files = [f for f in embedded_folder().parent.rglob('*.safetensors')]
+    assert {f.parent.name for f in files}=={*embedded,'describer'} and sum(f.stat().st_size for f in files)<=10e6
+
+def test_the_cyclegan_that_ships_paints():
+    "A printed page takes colours, its lines stay where they are, and it looks the same every time"
+    page = World(seed=1950).page(4, size=(500,354)); paint = open_model('cyclegan'); fake = color_page(page.bw, paint)
+    assert colourfulness(fake)>.4*colourfulness(page.color) and np.array_equal(fake, color_page(page.bw, paint))
+    assert fake[bare_lines(page.bw)<60].max()<=96
+    people = page.identities>0
+    assert ciede2000(rgb_to_lab(fake[people]), rgb_to_lab(page.color[people])).mean()<30
+
+def test_open_model(tmp_path, monkeypatch):
+    "None, a name, a folder; a folder of that name comes first"
+    assert same(open_model(),Colorizer.from_pretrained()) and open_model('cyclegan').config['model']['arch']=='cyclegan'
+    tiny(seen=3).save(tmp_path/'cyclegan'); monkeypatch.chdir(tmp_path)
+    assert open_model('cyclegan').config['seen']==3==open_model(tmp_path/'cyclegan').config['seen']
+    with pytest.raises(ValueError, match='expected a folder'): open_model('no/such')
 
 def test_what_ships_paints():
     "Blurred colours of a stranger come out nearer to the picture than they went in; the same page every time"

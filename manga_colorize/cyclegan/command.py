@@ -66,7 +66,9 @@ def _run(bw, color, out, s, resident, resume):
     learn.fit_flat_lin(flat, s['epochs']-flat, cbs=[Checkpoints(out/'checkpoint.pt', resume), stop])
     from manga_colorize.studio.colorizer import Colorizer
     told = {k:v for k,v in s.items() if k not in ('bw','color')} # where the pages are is nobody's business
-    Colorizer.from_learner(learn, seen=learn.train_iter*s['bs'], training=told, protocol=dict(cue='none', size=s['size'], tones='smooth' if s['smooth'] else 'print')).save(out)
+    data = dict(kind='world', world=0, pages=s['pages']) if s['bw']=='world' else dict(kind='folder')
+    protocol = dict(cue='none', size=s['size'], tones='smooth' if s['smooth'] else 'print')
+    Colorizer.from_learner(learn, seen=learn.train_iter*s['bs'], data=data, training=told, protocol=protocol).save(out)
     return stop.stopped
 
 # %% ../../nbs/cyclegan/03a_command.ipynb #c62ea2db
@@ -76,7 +78,7 @@ def manga_cyclegan(
     color:str,            # Folder of coloured pages, others than those; likewise
     out:str='unpaired',   # Folder for the model, its checkpoint, and the squares
     uncut:bool=False,     # Take the pictures of both folders as they are, instead of cutting panels?
-    smooth:bool=False,    # Make smooth grey of screentone before panels are cut? `color_page` then does so too; squares that are cut already should be smooth
+    smooth:bool=False,    # Make smooth grey of screentone first? `color_page` then does so too; squares that are cut already should be smooth
     epochs:int=None,      # Passes over the larger pile, the second half of them at a falling rate
     size:int=None,        # Side of the squares, pixels; a multiple of 4, at least 16
     bs:int=None,          # Squares of each kind in a batch; 1 as published

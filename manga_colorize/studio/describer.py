@@ -46,7 +46,7 @@ class Describer(nn.Module):
     "A small U-Net that describes every fourth pixel of a panel"
     stride = 32 # Sides of what goes in must be multiples of it
     def __init__(self,
-        width:int=28, # Channels at a quarter of the resolution; each halving adds as many
+        width:int=32, # Channels at a quarter of the resolution; each halving adds as many
         depth:int=4,  # Resolutions: a quarter, an eighth, and so on, 1 to 4
         nf:int=32     # Numbers in a description
     ):
