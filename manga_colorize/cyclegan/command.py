@@ -97,8 +97,8 @@ def manga_cyclegan(
     resume:bool=False     # Go on from the last checkpoint, with the settings of that run
 ):
     "Train a painter on black and white pages and coloured pages that do not belong together"
-    given = dict(uncut=uncut or None, smooth=smooth or None, epochs=epochs, size=size, bs=bs, ngf=ngf, blocks=blocks, layers=layers, cycle=cycle, identity=identity,
-                 lr=lr, precision=precision, recompute=recompute or None, pages=pages, seed=seed)
+    given = dict(uncut=uncut or None, smooth=smooth or None, epochs=epochs, size=size, bs=bs, ngf=ngf, blocks=blocks, layers=layers, cycle=cycle,
+                 identity=identity, lr=lr, precision=precision, recompute=recompute or None, pages=pages, seed=seed)
     try:
         s = run_settings(given | _two_folders(bw, color), _common | _defaults[Scale.auto().name], out := Path(out), resume)
         _check_size(s['size'])
