@@ -19,7 +19,7 @@ from manga_colorize.data.pages import Page
 from manga_colorize.data.panels import panel_f1,panels,panels_benchmark,reading_order
 from manga_colorize.data.balloons import balloons
 from manga_colorize.data.descreen import descreen
-from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages
+from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,smooth_pages
 from manga_colorize.pix2pix.networks import *
 from manga_colorize.pix2pix.adversarial import *
 from manga_colorize.pix2pix.longruns import *

@@ -401,5 +401,7 @@ def test_large_pages_are_shown_at_the_size_it_learned_at():
     net.one_size = False; assert off(paint.paint_batch(large))>2*off(b); net.one_size = True
     line = large.clone(); line[...,60,:] = -1
     assert (paint.paint_batch(line)-b)[...,60,:].mean()<-.5 and (paint.paint_batch(line)-b)[...,70,:].abs().mean()<.1
+    paint.limit = 600; assert paint.paint_batch(large).shape==b.shape, 'a copy above the limit is painted in tiles'
+    paint.limit = None
     paint.paint_batch(F.interpolate(small, scale_factor=1.2, mode='nearest'))
     assert seen[-1][-2:]>=(38,57), 'a little larger is painted as it is'

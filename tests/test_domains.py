@@ -159,8 +159,10 @@ def test_smooth_pages(tmp_path):
     assert sorted(f.relative_to(tmp_path/'b').as_posix() for f in files)==['in/one.png.png','two.png.png']
     rough = lambda f: np.abs(np.diff(read_image(f)[...,0].astype(int), axis=1)).mean()
     assert rough(tmp_path/'b'/'two.png.png')<.4*rough(tmp_path/'a'/'two.png')
+    with pytest.raises(ValueError, match='expected another folder'): smooth_pages(tmp_path/'b', tmp_path/'b')
+    with pytest.raises(ValueError, match='expected black and white pages'): smooth_pages(fill(tmp_path/'c', 2, color=True), tmp_path/'d')
     files[0].write_bytes(b'mine'); assert smooth_pages(tmp_path/'a', tmp_path/'b')==files and files[0].read_bytes()==b'mine'
-    assert not [f for f in (tmp_path/'b').rglob('*') if f.is_file() and f.suffix!='.png']
+    assert not [f for f in (tmp_path/'b').rglob('*') if f.is_file() and f.suffix!='.png' and f.name!='pages.json']
 
 # ---------- the command
 
@@ -231,11 +233,12 @@ def test_smooth_tones_are_remembered(piles, tmp_path, monkeypatch):
     from manga_colorize.studio.colorizer import Colorizer
     monkeypatch.setenv('MANGA_SCALE', 'quick')
     command.manga_cyclegan(*piles, out=tmp_path/'run', smooth=True, **(small | dict(epochs=1)))
-    assert len(list((tmp_path/'run'/'smooth').glob('*.png')))==4
-    assert {r['page'] for r in read_metadata(tmp_path/'run'/'panels'/'bw-32')}<={f'page {i}.png.png' for i in range(4)}
+    assert len(list((tmp_path/'run'/'pages'/'bw-smooth').glob('*.png')))==4
+    assert {r['page'] for r in read_metadata(tmp_path/'run'/'panels'/'bw-smooth-32')}<={f'page {i}.png.png' for i in range(4)}
     assert Colorizer.load(tmp_path/'run', device='cpu').config['protocol']['tones']=='smooth'
 
-def test_command_draws_its_own_pages(tmp_path, monkeypatch):
+@pytest.mark.parametrize('smooth', [False,True])
+def test_command_draws_its_own_pages(smooth, tmp_path, monkeypatch):
     from manga_colorize.cyclegan import command
     from manga_colorize.studio.colorizer import Colorizer
     monkeypatch.setenv('MANGA_SCALE', 'quick'); drawn = []
@@ -246,10 +249,11 @@ def test_command_draws_its_own_pages(tmp_path, monkeypatch):
     def stop(*_): raise Interrupt
     with monkeypatch.context() as m:
         m.setattr(command, '_run', stop)
-        with pytest.raises(Interrupt): command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=2, epochs=1)))
-    command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1)))    # none of the two pages of before
+        with pytest.raises(Interrupt): command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=2, epochs=1, smooth=smooth)))
+    command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1, smooth=smooth)))    # none of the two pages of before
     assert drawn==[('bw-2-600',2,0,False),('color-2-600',2,2,True),('bw-3-600',3,0,False),('color-3-600',3,3,True)] and (tmp_path/'config.json').exists()
     assert Colorizer.load(tmp_path, device='cpu').config['data']==dict(kind='world', world=0, pages=3)
+    if smooth: assert {f['page'] for f in read_metadata(tmp_path/'panels'/'bw-3-600-smooth-32')}<={f'page {i}.png.png' for i in range(3)}
     assert {f['page'] for f in read_metadata(tmp_path/'panels'/'color-3-600-32')}=={f'page {i}.png' for i in (3,4,5)}
 
 def test_what_a_step_costs():

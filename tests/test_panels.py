@@ -269,6 +269,8 @@ def test_real_balloons(art):
         if not n.startswith('bw'): continue
         m = balloons(art/'manga'/n)
         number = cv2.connectedComponents(m.astype(np.uint8))[1]; said = {0}
-        for b in truth[n]['text']: part = np.s_[b['y']:b['y']+b['h'],b['x']:b['x']+b['w']]; inside += m[part].sum(); text += m[part].size; said |= {*number[part].ravel().tolist()}
+        for x,y,w,h in [[b[k] for k in 'xywh'] for b in truth[n]['text']]:
+            part = np.s_[y:y+h,x:x+w]; inside += m[part].sum(); text += m[part].size
+            said |= {*number[part].ravel().tolist()}
         silent += [k not in said for k in range(1,number.max()+1)]
     assert inside/text>.75 and np.mean(silent)<.12

@@ -106,9 +106,14 @@ def test_who_is_where(chapter):
     assert all(len(s)<=1 for s in skin), 'skin has one paint'
     assert max(map(np.max,labels))>max(np.max(l) for l in who_is_where(chapter,alike=1e3)), 'more paints than parts'
 
+def test_pages_without_paints(chapter):
+    page = chapter[0]; bare = Page(page.bw, page.color, page.panels, page.balloons, page.identities, page.parts, page.characters)
+    with pytest.raises(ValueError, match='expected pages that know their paints, got Page'): who_is_where([bare])
+
 def test_paints_are_flat(chapter):
-    page = chapter[0]; hair = page.paints[(page.parts==1)&(page.identities==page.characters[0].id+1)]
-    assert len(np.unique(hair,axis=0))<=3 and len(np.unique(page.color[page.parts==1],axis=0))>20
+    page = chapter[0]; assert (page.paints[page.balloons]==255).all()
+    hair = page.paints[(page.parts==1)&(page.identities==page.characters[0].id+1)]
+    assert len(hair) and len(np.unique(hair,axis=0))<=3 and len(np.unique(page.color[page.parts==1],axis=0))>20
 
 def test_a_batch_is_seeded_and_fits(chapter):
     panels = chapter_panels(5, 0, pages=1, size=(420,297))

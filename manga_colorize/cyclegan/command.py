@@ -43,17 +43,22 @@ def _drawn(out, s, workers):
     for k,folder in enumerate(folders): draw_pages(folder, n, first=k*n, color=bool(k), size=size, n_workers=workers)
     return folders
 
+def _without_dots(pages, dst, workers):
+    files = smooth_pages(pages, dst, workers)
+    print(f'{len(files)} pages without their dots')
+    return dst
+
 def _cut(pages, dst, s, scans, workers):
     print(build_panels(pages, dst, s['size'], scans, seed=s['seed'], n_workers=workers))
     return dst
 
 def _piles(bw, color, out, s, workers):
-    "The two folders of squares: drawn and cut if need be"
-    world = bw=='world'
-    pages = _drawn(out, s, workers) if world else [Path(bw),Path(color)]
-    if s['smooth'] and not (s['uncut'] or _is_data(pages[0])): smooth_pages(pages[0], out/'smooth', workers); pages[0] = out/'smooth'
-    return [p if s['uncut'] or _is_data(p) else _cut(p, out/'panels'/f"{p.name if world else k}-{s['size']}", s, k=='bw', workers)
-            for k,p in zip(('bw','color'), pages)]
+    "The two folders of squares: drawn, smoothed and cut if need be"
+    pages,names = [Path(bw),Path(color)],['bw','color']
+    if bw=='world': pages = _drawn(out, s, workers); names = [p.name for p in pages]
+    if s['smooth'] and not _is_data(pages[0]): names[0] += '-smooth'; pages[0] = _without_dots(pages[0], out/'pages'/names[0], workers)
+    return [p if s['uncut'] or _is_data(p) else _cut(p, out/'panels'/f"{name}-{s['size']}", s, k==0, workers)
+            for k,(p,name) in enumerate(zip(pages, names))]
 
 def _run(bw, color, out, s, resident, resume):
     "Train, and save the painter; was the run stopped early?"

@@ -22,9 +22,10 @@ def as_rgb(
 
 # %% ../../nbs/cyclegan/01_networks.ipynb #bb035162
 class MirrorPad(nn.ReflectionPad2d):
-    "Continue a page beyond its borders as in a mirror, in the precision that it comes in"
+    "Continue a page beyond its borders as in a mirror, (B, C, H, W) to (B, C, H+2k, W+2k), in the precision that it comes in"
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False): return super().forward(x) # on a CPU it would go to float32 and back
+        if x.device.type!='cpu': return super().forward(x)
+        with torch.autocast('cpu', enabled=False): return super().forward(x) # autocast would go to float32 and back
 
 def norm_stage(
     *layers, # The last but any is a convolution
@@ -167,7 +168,7 @@ class CycleGAN(Module):
 # %% ../../nbs/cyclegan/01_networks.ipynb #b8b91892
 class CyclePainter(Module):
     "The half of a CycleGAN that colours; it takes a cue as all painters do, and ignores it"
-    stride,one_size = CycleGAN.stride,True # a `Colorizer` shows it pages at the size that it learned at
+    stride,one_size = CycleGAN.stride,True # a `Colorizer` shows it larger pages at the size that it learned at
     def __init__(self,
         to_color:nn.Module # (B, 3, H, W) to (B, 3, H, W)
     ): store_attr()

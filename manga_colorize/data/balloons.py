@@ -31,8 +31,8 @@ def lettering(
     white, # Paper of an island, uint8 (h, w), 0 or 1
     full,  # The same with its holes filled
     tall   # Height of the page, pixels: letters are 0.4 to 6 % of it
-)->tuple: # Letters; share of holes that are letters; largest hole, a share of the island; how compact the text is, 0 to 1; how uneven its letters
-    "Measure the holes of an island"
+)->tuple: # Letters; share of holes that are letters; largest hole, a share of the island; how compact the text is, 0 to 1; how uneven
+    "Measure the holes of an island; uneven is the spread of the letters' sides over their mean, 0 if all are alike"
     holes = full&(1-white); _,number,stats,_ = cv2.connectedComponentsWithStats(holes, connectivity=8); stats = stats[1:]
     side = stats[:,2:4].max(1,initial=0); large = (side>=.004*tall)&(side<=.06*tall)
     if not large.any(): return 0,0.,0.,0.,0.

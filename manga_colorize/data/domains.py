@@ -132,24 +132,28 @@ def draw_pages(
     return list(in_order(partial(_draw, folder, color, world, cast, size), range(first,first+n), n_workers))
 
 # %% ../../nbs/data/10_domains.ipynb #5d07a3c2
-def _smooth(src, dst, key):
+def _smooth(source, dst, key):
     "Write one page without its dots, unless it is there; None if it is no such page"
     file = Path(dst)/f'{key}.png'
     if file.exists(): return file
-    try: page = PanelFolder(src, scans=True).page(key)
+    try: page = source.page(key)
     except Refused: return None
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as tmp: Image.fromarray(descreen(page)).save(tmp)
     return file
 
 def smooth_pages(
-    src,            # Folder of black and white pages, or its URL
-    dst,            # Folder to make
+    pages,          # Folder of black and white pages, or its URL
+    dst,            # Folder to make, for the pages of no other folder
     n_workers:int=0 # Processes; 0 works in this one
-)->list: # The files; pages that cannot be read, and coloured ones, are left out
-    "Copy pages with smooth grey for screentone, and their paper evened; what is there already is not made again"
-    keys = [file_key(f) for f in Folder(src).walk() if not f.endswith('/')]
-    return [f for f in in_order(partial(_smooth, src, dst), keys, n_workers) if f]
+)->list: # The files, `name.jpg.png` for `name.jpg`; pages that cannot be read, and coloured ones, are left out
+    "Copy pages with smooth grey for screentone, unless they are there already; `ValueError` if there are none"
+    source,dst = PanelFolder(pages, scans=True),Path(dst)
+    keys = [file_key(f) for f in source.walk() if not f.endswith('/')]
+    dst.mkdir(parents=True, exist_ok=True); _note(dst, smooth_pages_of=str(pages))
+    files = [f for f in in_order(partial(_smooth, source, dst), keys, n_workers) if f]
+    if not files: raise ValueError(f"expected black and white pages in {str(pages)!r}, got none among {len(keys)} files")
+    return files
 
 # %% ../../nbs/data/10_domains.ipynb #a7f6937b
 def build_panels(

@@ -20,7 +20,7 @@ from .lettering import *
 from .staging import draw_panel
 
 # %% ../../nbs/data/08_pages.ipynb #e65f6110
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Page:
     "A manga page, its coloured twin, and all its truth"
     bw:np.ndarray          # Black ink with screentones, uint8 (H, W)
@@ -33,6 +33,8 @@ class Page:
     shapes:tuple=()        # Corners of each panel (x, y) in pixels, (n, 2); outside the page where a panel bleeds
     style:str=''           # The drawing style's name
     paints:np.ndarray=None # What each pixel was painted with before light and shadow, RGB uint8 (H, W, 3); None if nobody knows
+
+    def __repr__(self): return f"Page({self.bw.shape[1]} x {self.bw.shape[0]}, {len(self.panels)} panels, {len(self.characters)} people, style {self.style!r})"
 
     def _repr_jpeg_(self):
         im = Image.fromarray(np.hstack([np.repeat(self.bw[...,None],3,2),self.color])); im.thumbnail((760,540))
@@ -163,7 +165,7 @@ def draw_page(
 
 def _finish(sheet, masks, frames, cast, style):
     "Gather what is known"
-    for k in ('who','parts'): masks[k][sheet.said>0] = 0
+    for name,plain in (('who',0),('parts',0),('paints',255)): masks[name][sheet.said>0] = plain
     seen = set(np.unique(masks['who']).tolist())
     people = {w.id:w for w in cast if w.id+1 in seen}
     return Page(sheet.bw, sheet.color, [p.box(sheet.size) for p in frames], sheet.said>0, masks['who'], masks['parts'],

@@ -20,7 +20,6 @@ from ..data.panels import panels
 from ..data.world import World
 from .adherence import ciede2000,rgb_to_lab
 from .consistency import Spread,as_dark,check_pictures,consistency,day_chapter,in_one_light
-from ..studio.colorizer import Colorizer
 from ..studio.pages import color_page
 from ..studio.pretrained import open_model
 from ..studio.describer import load_describer,places
@@ -178,14 +177,14 @@ def manga_consistency(
     pages:int=4,        # Pages to colour in each
     world:int=4321,     # Number of a World that no model has seen
     model:str=None,     # Folder of a model that takes cues; by default the one of the package
-    cyclegan:str='cyclegan', # A model that needs no cue: a folder, or the CycleGAN of the package
+    cyclegan:str=None,  # Folder of a model that needs no cue; by default the CycleGAN of the package
     out:str=None        # File for the numbers, JSON; none by default
 ):
     "Measure whether people keep their colours over the pages of a chapter"
     if min(n,pages)<1: sys.exit(f'manga-consistency: expected 1 or more, got --n {n} and --pages {pages}')
-    try: paint,other = open_model(model),open_model(cyclegan)
+    try: paint,other = open_model(model),open_model(cyclegan or 'cyclegan')
     except ValueError as e: sys.exit(f'manga-consistency: {e}')
-    painters = {Path(cyclegan).name:told_nothing(other), 'no cue':told_nothing(paint), 'reference cues':told_by_reference(paint),
+    painters = {Path(cyclegan or 'cyclegan').name:told_nothing(other), 'no cue':told_nothing(paint), 'reference cues':told_by_reference(paint),
                 'reference cues, colours only':told_by_reference(paint,ink=False)}
     try: scores = compare_chapters(painters, World(world), n, pages, seen=partial(print,flush=True))
     except ValueError as e: sys.exit(f'manga-consistency: {e}')

@@ -14,7 +14,6 @@ from fastcore.script import call_parse
 
 from ..core import atomic_path,to_image
 from ..data.sketch import sketchify as draw_lines
-from .colorizer import Colorizer
 from .inputs import read_sketch
 from .pretrained import open_model
 
@@ -25,10 +24,6 @@ try: # the list of files: fastcore 1 has `Param` for it, fastcore 2 `Annotated`
 except ImportError:
     from typing import Annotated
     _Sketches = Annotated[str, 'Line art or whole pages: picture files, or folders of them', {'nargs':'+'}]
-
-def _load(model):
-    try: return open_model(model)
-    except ValueError as e: sys.exit(f"manga-colorize: {e}")
 
 def _files(paths):
     from manga_colorize.evaluate.metrics import picture_files
@@ -66,7 +61,11 @@ def _check(paint, cue, page, reference, exact):
     if cue and (page or reference): raise ValueError("expected --cue, or --page and --reference, got both")
     if exact and not cue: raise ValueError("expected a --cue to take exactly, got none")
     if cue and not Path(cue).is_file(): raise ValueError(f"expected a picture as cue, got {cue}")
-    if not (cue or reference) and paint.config.get('protocol',{}).get('cue')=='blur':
+    told = paint.config.get('protocol',{})
+    if told.get('cue')=='none' and (cue or reference):
+        raise ValueError(f"expected no --{'cue' if cue else 'reference'} for a model that takes none, got {cue or reference}")
+    if told.get('tones')=='smooth' and not page: print('This model was trained on panels of pages without their dots: for whole pages try --page')
+    if not (cue or reference) and told.get('cue')=='blur':
         print(f"This model was trained with colours to follow: without {'--reference' if page else '--cue'} its pages stay pale")
 
 # %% ../../nbs/studio/01e_command.ipynb #e4412100
@@ -83,8 +82,9 @@ def manga_colorize(
     overwrite:bool=False  # Replace the pages of earlier runs? Otherwise a number is put behind the name
 ):
     "Colour line art and manga pages of any size"
-    paint,taken,failed = _load(model),[],0
+    taken,failed = [],0
     try:
+        paint = open_model(model)
         _check(paint, cue, page, reference, exact)
         files,color = _files(sketch),_painter(paint, cue, page, _palette(reference), exact)
     except (ValueError,OSError) as e: sys.exit(f'manga-colorize: {e}')

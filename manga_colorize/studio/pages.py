@@ -61,11 +61,14 @@ def _keep_ink(color, grey):
     paper = max(1.,np.percentile(grey,97)); white = np.uint8([min(255,round(k*255/paper)) for k in range(256)])
     return np.minimum(color, cv2.LUT(bare_lines(cv2.LUT(grey,white)),_most)[...,None])
 
-def _knows_smooth_tones(paint): return getattr(paint,'config',{}).get('protocol',{}).get('tones')=='smooth'
+def _knows_smooth_tones(paint):
+    "Did this painter learn from pages without their dots?"
+    config = getattr(paint,'config',None)
+    return isinstance(config,dict) and config.get('protocol',{}).get('tones')=='smooth'
 
 def color_page(
     page,         # A black and white page of any size, in any form that `to_image` takes
-    paint,        # A `Colorizer`, or any function of a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture
+    paint,        # A `Colorizer`, or any function of a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture.
     palette=None, # What guides it, as `reference_cue` takes it: a `Palette`, a coloured picture or a list of them; None for nothing
     remember=False, # Add each panel to the palette as soon as it is coloured?
     **kwargs      # More for `reference_cue`

@@ -16,7 +16,6 @@ from string import Template
 from urllib.parse import parse_qs,urlsplit
 
 from fastcore.script import call_parse
-from .colorizer import Colorizer
 from .painter import CuePainter
 from .pretrained import open_model
 
