@@ -180,8 +180,22 @@ def test_nothing_known_nothing_told(chapter):
     sketch = panel(chapter[1])
     assert not reference_cue(sketch,None)[...,3].any() and not reference_cue(sketch,[])[...,3].any()
     blank = np.full((90,80),255,np.uint8)
-    assert not reference_cue(blank,chapter[0].color)[...,3].any(), 'nobody is on empty paper'
+    told = lambda **k: reference_cue(blank,chapter[0].color,**k)
+    assert (told(scenery=None)[...,3]>0).mean()<.1, 'hardly anybody is on empty paper'
+    paper = told(); assert (paper[paper[...,3]>0]>=250).all(1).mean()>.95, 'it stays white'
     assert not reference_cue(sketch,np.full((64,64,3),255,np.uint8))[...,3].any(), 'an empty picture knows nobody'
+
+def test_scenery_keeps_its_grey(chapter, palette):
+    "Dots of scenery are as grey as the print around them, lie on no people, and do not change what is told of people"
+    page = chapter[1]
+    for k,(x,y,w,h) in enumerate(page.panels):
+        sketch,people = panel(page,k),page.identities[y:y+h,x:x+w]>0
+        free,full = reference_cue(sketch,palette,scenery=None),reference_cue(sketch,palette)
+        wall = (full[...,3]>0)&(free[...,3]==0)
+        if wall.mean()<.01: continue
+        assert np.ptp(full[wall][:,:3].astype(int),axis=1).max()==0 and (people&wall).sum()<.25*wall.sum() and np.array_equal(full[~wall],free[~wall])
+        assert np.abs(full[wall][:,0].astype(int)-cv2.GaussianBlur(sketch,(0,0),8)[wall]).mean()<40
+    assert (reference_cue(sketch,palette,scenery=-1)[...,3]>0).sum()>(full[...,3]>0).sum()
 
 def test_a_page_finds_itself(chapter, palette):
     "On the page that the palette knows, dots have the right colour"
@@ -196,8 +210,8 @@ def test_a_page_finds_itself(chapter, palette):
 def test_scenery_and_lonely_dots_stay_empty(monkeypatch, palette, share):
     "With sure=0 as well"
     sure = np.zeros((32,32)); sure[2,2] = sure[20:23,20:23] = share
-    monkeypatch.setattr(reference,'told_colors',lambda *a: (np.zeros((32,32,3),np.uint8),sure))
-    told = reference_cue(np.full((256,256),255,np.uint8), palette, sure=0)[...,3]>0
+    monkeypatch.setattr(reference,'_vote',lambda *a: (np.zeros((32,32,3),np.uint8),sure))
+    told = reference_cue(np.full((256,256),255,np.uint8), palette, sure=0, scenery=None)[...,3]>0
     assert told.any()==(share>0) and not told[:100,:100].any()
 
 # ---- pages

@@ -97,6 +97,15 @@ def _known(palette):
         palette._known = words,group,loudness(words),rgb
     return palette._known
 
+def _vote(words, palette, alike=14.):
+    "The colour that wins at each place, uint8 (h, w, 3), and its share of the votes, (h, w); 0 for what looks like scenery"
+    h,w,nf = words.shape; words = words.reshape(-1,nf); *known,rgb = _known(palette); lab = rgb_to_lab(rgb)
+    near = (np.linalg.norm(lab[:,None]-lab[None],axis=-1)<alike).astype(np.float32)
+    share = votes(words,*known).numpy()
+    share = share*near[(share@near).argmax(1)]; sure = share.sum(1)
+    color = share@rgb.astype(np.float32)/np.maximum(sure,1e-9)[:,None]
+    return color.round().astype(np.uint8).reshape(h,w,3),np.where(words@palette.net.scenery.cpu()<.5, sure, 0).reshape(h,w)
+
 def told_colors(
     sketch,          # uint8 (H, W)
     palette:Palette, # What is known
@@ -104,13 +113,7 @@ def told_colors(
 )->tuple: # RGB for every eighth pixel of the panel as `fit_panel` scales it, uint8 (h, w, 3), and how sure it is, (h, w) in [0, 1]
     "Ask a palette for the colours of a panel"
     if not len(palette): raise ValueError("expected a palette that knows somebody, got an empty one")
-    words = places(sketch,palette.net); h,w,nf = words.shape; words = words.reshape(-1,nf)
-    *known,rgb = _known(palette); lab = rgb_to_lab(rgb)
-    near = (np.linalg.norm(lab[:,None]-lab[None],axis=-1)<alike).astype(np.float32)
-    share = votes(words,*known).numpy()
-    share = share*near[(share@near).argmax(1)]; sure = share.sum(1)
-    color = share@rgb.astype(np.float32)/np.maximum(sure,1e-9)[:,None]
-    return color.round().astype(np.uint8).reshape(h,w,3),np.where(words@palette.net.scenery.cpu()<.5, sure, 0).reshape(h,w)
+    return _vote(places(sketch,palette.net), palette, alike)
 
 # %% ../../nbs/studio/05a_reference.ipynb #009b9ff5
 def as_palette(
@@ -120,20 +123,27 @@ def as_palette(
     return reference if isinstance(reference,Palette) else Palette(() if reference is None else reference)
 
 # %% ../../nbs/studio/05a_reference.ipynb #fd7bc00a
+def _lonely(told): return cv2.boxFilter(told,-1,(3,3),normalize=False,borderType=cv2.BORDER_CONSTANT)<3
+
+def _greys(sketch, h, w): return np.repeat(cv2.GaussianBlur(fit_panel(sketch),(0,0),6)[2::8,2::8][:h,:w,None],3,2)
+
 def reference_cue(
     sketch,    # A black and white panel, in any form that `to_image` takes
     reference, # A `Palette`, or a coloured picture, or a list of them, as `Palette` takes them
     sure=.2,   # How sure a place must be to be told, 0 to 1
-    radius=2.5 # Of a dot, pixels in a panel of 256 x 256
-)->np.ndarray: # RGBA uint8 (H, W, 4), empty where the reference has nothing to tell
+    radius=2.5,# Of a dot, pixels in a panel of 256 x 256
+    scenery=.6 # What is more similar to places without people keeps its printed grey, -1 to 1; None to leave it to the painter
+)->np.ndarray: # RGBA uint8 (H, W, 4), empty where there is nothing to tell
     "Take colours from a reference where the same people are recognised"
     if not 0<=sure<=1: raise ValueError(f"expected sure of 0 to 1, got {sure}")
     grey,palette = read_page(sketch),as_palette(reference)
     cue = np.full((*grey.shape,4),(255,255,255,0),np.uint8)
     if not len(palette): return cue
-    colors,share = told_colors(grey,palette); k = np.sqrt(grey.size)/256
-    told = ((share>=sure)&(share>0)).astype(np.uint8)
-    for i,j in np.argwhere(told&(cv2.boxFilter(told,-1,(3,3),normalize=False,borderType=cv2.BORDER_CONSTANT)>2)):
+    words = places(grey,palette.net); colors,share = _vote(words,palette); k = np.sqrt(grey.size)/256
+    told = ((share>=sure)&(share>0)).astype(np.uint8); told[_lonely(told)] = 0
+    wall = (words@palette.net.scenery.cpu()).numpy()>(2 if scenery is None else scenery)
+    colors = np.where(wall[...,None], _greys(grey,*wall.shape), colors)
+    for i,j in np.argwhere(wall|(told>0)):
         at = round((8*j+2.5)*k),round((8*i+2.5)*k)
         cv2.circle(cue, at, max(1,round(radius*k)), (*map(int,colors[i,j]),255), -1)
     return cue
