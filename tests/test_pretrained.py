@@ -13,6 +13,7 @@ from children import Child
 from fixtures import same as equal
 from manga_colorize.data.sketch import blur_cue,sketchify
 from manga_colorize.data.world import World
+import manga_colorize.data.pages # gives a World its pages
 from manga_colorize.evaluate.adherence import rgb_to_lab
 from manga_colorize.evaluate.color_metrics import colourfulness
 from manga_colorize.evaluate.metrics import psnr
