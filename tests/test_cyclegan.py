@@ -2,7 +2,6 @@
 import numpy as np,pytest,torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 from fastai.basics import DataLoader,DataLoaders,Recorder,get_model
 from manga_colorize.core import seed_everything
 from manga_colorize.pix2pix.longruns import Checkpoints,StopOnNaN,read_checkpoint
@@ -10,7 +9,6 @@ from manga_colorize.pix2pix.training import FastMath
 from manga_colorize.cyclegan.networks import *
 from manga_colorize.cyclegan.unpaired import *
 from manga_colorize.cyclegan.training import *
-from manga_colorize.studio.colorizer import Colorizer
 
 class TwinBlock(nn.Module):
     def __init__(self, dim):
@@ -328,14 +326,12 @@ def test_training_rate_leaves_the_loaders(tmp_path):
 # ---------- as a Colorizer, and on the board
 
 def test_painter_of_any_size(tmp_path):
-    from manga_colorize.studio.colorizer import Colorizer
-    paint = Colorizer(CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)))
+        paint = Colorizer(CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)))
     for h,w in ((1,1),(3,5),(8,8),(33,17)):
         assert paint(np.full((h,w), 255, np.uint8)).size==(w,h)
 
 def test_colorizer_from_learner(tmp_path):
-    from manga_colorize.studio.colorizer import Colorizer
-    learn = fit(learner(batches(2), tmp_path))
+        learn = fit(learner(batches(2), tmp_path))
     paint,page = Colorizer.from_learner(learn),np.random.default_rng(0).integers(0, 256, (40,24), dtype=np.uint8)
     paint.save(tmp_path/'painter')
     again = Colorizer.load(tmp_path/'painter', device='cpu')
@@ -385,23 +381,3 @@ def test_the_command_names_a_wrong_size(tmp_path, size):
     with pytest.raises(SystemExit, match=f'manga-cyclegan: expected --size to be a multiple of 4, at least 16, got {size}'):
         manga_cyclegan('world', 'world', out=tmp_path/'o', size=size)
     assert not (tmp_path/'o'/'pages').exists()
-
-# ---- pages of other sizes
-
-def test_large_pages_are_shown_at_the_size_it_learned_at():
-    "Colours are chosen on a small copy; the lines that the copy lost are added again"
-    seed_everything(1); net = CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)); seen = []
-    net.to_color.register_forward_pre_hook(lambda m,x: seen.append(tuple(x[0].shape)))
-    paint = Colorizer(net, dict(protocol=dict(size=32)))
-    small = F.interpolate(torch.rand(1,1,4,6)*2-1, (32,48), mode='bicubic').clamp(-1,1); large = F.interpolate(small, scale_factor=4, mode='nearest')
-    a,b = paint.paint_batch(small),paint.paint_batch(large)
-    assert seen[0]==seen[1] and b.shape==(1,3,128,192)
-    off = lambda page: (F.interpolate(page, (32,48), mode='area')-a).abs().mean()
-    assert off(b)<.06
-    net.one_size = False; assert off(paint.paint_batch(large))>2*off(b); net.one_size = True
-    line = large.clone(); line[...,60,:] = -1
-    assert (paint.paint_batch(line)-b)[...,60,:].mean()<-.5 and (paint.paint_batch(line)-b)[...,70,:].abs().mean()<.1
-    paint.limit = 600; assert paint.paint_batch(large).shape==b.shape, 'a copy above the limit is painted in tiles'
-    paint.limit = None
-    paint.paint_batch(F.interpolate(small, scale_factor=1.2, mode='nearest'))
-    assert seen[-1][-2:]>=(38,57), 'a little larger is painted as it is'

@@ -168,7 +168,7 @@ class CycleGAN(Module):
 # %% ../../nbs/cyclegan/01_networks.ipynb #b8b91892
 class CyclePainter(Module):
     "The half of a CycleGAN that colours; it takes a cue as all painters do, and ignores it"
-    stride,one_size = CycleGAN.stride,True # a `Colorizer` shows it larger pages at the size that it learned at
+    stride = CycleGAN.stride
     def __init__(self,
         to_color:nn.Module # (B, 3, H, W) to (B, 3, H, W)
     ): store_attr()

@@ -58,7 +58,7 @@ class Colorizer:
     limit = 768*768        # Pixels; a page of more is painted in tiles, None for never
     tile,overlap = 768,128 # Side of a tile at most, and what neighbours share at least, pixels; rounded up to the model's stride
     def __init__(self,
-        model:nn.Module, # Called with (B, 1, H, W) and (B, 4, H, W), gives (B, 3, H, W) in [-1, 1]; has `stride` and `config`, maybe `one_size`
+        model:nn.Module, # Called with (B, 1, H, W) and (B, 4, H, W), gives (B, 3, H, W) in [-1, 1]; has `stride` and `config`
         config=None      # More to remember with the model, as plain data: data, protocol, pictures seen; None for nothing
     ):
         self.model = model.eval()
@@ -112,16 +112,10 @@ def _known_side(self:Colorizer):
     side = self.config.get('protocol',{}).get('size')
     return side if isinstance(side,int) and side>0 else 256
 
-@patch(as_prop=True)
-def _one_size(self:Colorizer):
-    "Do the model's colours depend on how large things are?"
-    return getattr(self.model, 'one_size', False)
-
 @patch
-def _is_too_large(self:Colorizer, sketch, cue):
-    "Is this page so much larger than what the model learned at that its colours would suffer?"
-    if self._one_size: return min(sketch.shape[-2:])>1.25*self._known_side # a little larger does no harm
-    return hasattr(self.model, 'complete') and min(sketch.shape[-2:])>2*self._known_side and cue[:,3].min()<1 # a full cue leaves nothing to choose
+def _is_far_larger(self:Colorizer, sketch, cue):
+    "Is this page more than twice what the model learned at, and told by less than everything?"
+    return hasattr(self.model, 'complete') and min(sketch.shape[-2:])>2*self._known_side and cue[:,3].min()<1
 
 def _without_ink(page): return -F.max_pool2d(-F.max_pool2d(page, 5, 1, 2), 5, 1, 2) # morphological closing
 
@@ -129,10 +123,9 @@ def _without_ink(page): return -F.max_pool2d(-F.max_pool2d(page, 5, 1, 2), 5, 1,
 def _paint_small(self:Colorizer, sketch, cue, **options):
     "Choose the colours on a copy of the size that the model knows, and lay them under the full-size lines"
     h,w = sketch.shape[-2:]; k = self._known_side/min(h,w); size = round(h*k),round(w*k)
-    small = F.interpolate(sketch.float(), size, mode='area'); grow = partial(F.interpolate, size=(h,w), mode='bicubic')
-    page = self._paint_whole(self._in_one_go_or_tiles(size, **options), small, fit_cue(cue, size))
-    if self._one_size: return (grow(page)+(sketch.float()-grow(small)).to(page)).clamp(-1,1) # what the copy lost of the lines
-    return (grow(_without_ink(page)).clamp(-1,1)+1)*(sketch.to(page)+1)/2 - 1
+    page = self._paint_whole(self._in_one_go_or_tiles(size, **options), F.interpolate(sketch.float(), size, mode='area'), fit_cue(cue, size))
+    page = F.interpolate(_without_ink(page), (h,w), mode='bicubic').clamp(-1,1)
+    return (page+1)*(sketch.to(page)+1)/2 - 1
 
 @patch
 def _check_options(self:Colorizer, told):
@@ -159,7 +152,7 @@ def paint_batch(self:Colorizer,
     with torch.inference_mode():
         self.model.eval()
         page = [picture_tensor(t) for t in (sketch,fit_cue(cue,(h,w)))]
-        fake = self._paint_small(*page, **options) if self._is_too_large(*page) else self._paint_whole(self._in_one_go_or_tiles((h,w), **options), *page)
+        fake = self._paint_small(*page, **options) if self._is_far_larger(*page) else self._paint_whole(self._in_one_go_or_tiles((h,w), **options), *page)
     return fake.to(sketch.device, copy=True)
 
 # %% ../../nbs/studio/01_colorizer.ipynb #b7881133

@@ -58,15 +58,16 @@ def _painter(paint, cue, page, palette, exact):
     return lambda ink: paint(ink, reference_cue(ink, palette))
 
 def _check(paint, cue, page, reference, exact):
-    if cue and (page or reference): raise ValueError("expected --cue, or --page and --reference, got both")
-    if exact and not cue: raise ValueError("expected a --cue to take exactly, got none")
-    if cue and not Path(cue).is_file(): raise ValueError(f"expected a picture as cue, got {cue}")
     told = paint.config.get('protocol',{})
     if told.get('cue')=='none' and (cue or reference):
         raise ValueError(f"expected no --{'cue' if cue else 'reference'} for a model that takes none, got {cue or reference}")
+    if cue and (page or reference): raise ValueError("expected --cue for single pictures, or --reference, for whole pages with --page, got both kinds")
+    if exact and not cue: raise ValueError("expected a --cue to take exactly, got none")
+    if cue and not Path(cue).is_file(): raise ValueError(f"expected a picture as cue, got {cue}")
     if told.get('tones')=='smooth' and not page: print('This model was trained on panels of pages without their dots: for whole pages try --page')
-    if not (cue or reference) and told.get('cue')=='blur':
-        print(f"This model was trained with colours to follow: without {'--reference' if page else '--cue'} its pages stay pale")
+    if not (cue or reference) and told.get('cue')!='none':
+        print(f"This model was trained with colours to follow: without {'--reference' if page else '--cue'} its pages stay pale"
+              +('; --model cyclegan guesses' if page else ''))
 
 # %% ../../nbs/studio/01e_command.ipynb #e4412100
 @call_parse
