@@ -68,7 +68,7 @@ def _knows_smooth_tones(paint):
 
 def color_page(
     page,         # A black and white page of any size, in any form that `to_image` takes
-    paint,        # A `Colorizer`, or any function of a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture.
+    paint,        # A `Colorizer`, or any function of a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture
     palette=None, # What guides it, as `reference_cue` takes it: a `Palette`, a coloured picture or a list of them; None for nothing
     remember=False, # Add each panel to the palette as soon as it is coloured?
     **kwargs      # More for `reference_cue`
