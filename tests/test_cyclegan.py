@@ -326,12 +326,14 @@ def test_training_rate_leaves_the_loaders(tmp_path):
 # ---------- as a Colorizer, and on the board
 
 def test_painter_of_any_size(tmp_path):
-        paint = Colorizer(CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)))
+    from manga_colorize.studio.colorizer import Colorizer
+    paint = Colorizer(CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)))
     for h,w in ((1,1),(3,5),(8,8),(33,17)):
         assert paint(np.full((h,w), 255, np.uint8)).size==(w,h)
 
 def test_colorizer_from_learner(tmp_path):
-        learn = fit(learner(batches(2), tmp_path))
+    from manga_colorize.studio.colorizer import Colorizer
+    learn = fit(learner(batches(2), tmp_path))
     paint,page = Colorizer.from_learner(learn),np.random.default_rng(0).integers(0, 256, (40,24), dtype=np.uint8)
     paint.save(tmp_path/'painter')
     again = Colorizer.load(tmp_path/'painter', device='cpu')
