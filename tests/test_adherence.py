@@ -4,8 +4,8 @@ from dataclasses import replace
 from PIL import Image
 
 from manga_colorize.core import over_white
-from manga_colorize.data.sketch import sketchify
-from manga_colorize.data.world import World
+from manga_colorize.sketches.sketchify import sketchify
+from manga_colorize.world.artist import World
 from manga_colorize.evaluate.adherence import Adherence,adherence,ciede2000,dot_cue,find_dots,follow,make_trial,markers,other_color,rgb_to_lab
 from manga_colorize.evaluate.curve import points_curve
 

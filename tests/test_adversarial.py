@@ -5,7 +5,7 @@ from fastai.basics import Callback,CancelBatchException,CancelFitException,DataL
 from fastai.callback.all import GradientAccumulation
 from manga_colorize.core import seed_everything
 from manga_colorize.pix2pix.networks import *
-from manga_colorize.pix2pix.adversarial import *
+from manga_colorize.training.adversarial import *
 from manga_colorize.pix2pix.training import *
 
 def batches(n=12, bs=2, size=64):

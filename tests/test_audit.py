@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image,ImageEnhance
-from manga_colorize.data.audit import audit
-from manga_colorize.data.commands import manga_dataset
-from manga_colorize.data.dataset import build_dataset,read_metadata
-from manga_colorize.data.world import World
+from manga_colorize.dataset.audit import audit
+from manga_colorize.commands.dataset import manga_dataset
+from manga_colorize.dataset.build import build_dataset,read_metadata
+from manga_colorize.world.artist import World
 from test_dataset import picture,save
 
 @pytest.fixture(scope='module')

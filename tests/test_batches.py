@@ -7,9 +7,9 @@ import cv2,numpy as np,pytest,torch
 from fastai.basics import L1LossFlat,Learner,Module,chunked,nn
 import fastai.callback.progress,fastai.callback.schedule
 from manga_colorize.core import to_image,to_tensor,over_white
-from manga_colorize.data.batches import EpochDL,PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
-from manga_colorize.data.dataset import build_dataset
-from manga_colorize.data.sketch import blur_cue,sketchify
+from manga_colorize.dataset.batches import EpochDL,PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
+from manga_colorize.dataset.build import build_dataset
+from manga_colorize.sketches.sketchify import blur_cue,sketchify
 from test_dataset import FakeWorld
 
 @pytest.fixture(scope='module')

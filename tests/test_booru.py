@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx,pytest
-from manga_colorize.data import polite
-from manga_colorize.data.booru import Booru,EmbeddedBooru,Post,download,manga_download
-from manga_colorize.data.polite import NotFetched,Pace,Polite,Stopped,is_public,retry_after
+from manga_colorize.booru import http as polite
+from manga_colorize.booru.client import Booru,EmbeddedBooru,Post,download,manga_download
+from manga_colorize.booru.http import NotFetched,Pace,Polite,Stopped,is_public,retry_after
 from test_embedded import tiny
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_endless_body_is_cut_short(server):
     with pytest.raises(NotFetched, match='larger than expected'): booru(server).fetch('/posts/1.json', limit=50_000)
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('manga_colorize.data.booru.EmbeddedBooru',
+    monkeypatch.setattr('manga_colorize.booru.client.EmbeddedBooru',
                         lambda world, **kw: EmbeddedBooru(None, draw=tiny, **kw))   # the World itself draws in the tests of manga-dataset
     manga_download('world', '1girl', str(tmp_path/'a'), n=2, rate=100.)
     assert 'new                           2' in capsys.readouterr().out and len(list((tmp_path/'a'/'images').iterdir()))==2

@@ -8,14 +8,14 @@ import numpy as np,pytest
 from PIL import Image
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser tests')
-from manga_colorize.data.world import World
+from manga_colorize.world.artist import World
 from manga_colorize.core import to_image,to_tensor
-from manga_colorize.studio.colorizer import Colorizer
-from manga_colorize.studio.inputs import soften_cue
+from manga_colorize.colorizer.colorizer import Colorizer
+from manga_colorize.colorizer.inputs import soften_cue
 from manga_colorize.studio.paint_page import PaintPage
 from manga_colorize.studio.painter import CuePainter
-from manga_colorize.studio.pretrained import from_pretrained # `Colorizer` learns the word
-from manga_colorize.studio.stroke_image import replay
+from manga_colorize.colorizer.pretrained import from_pretrained # `Colorizer` learns the word
+from manga_colorize.cues.stroke_data import replay
 
 STATIC = files('manga_colorize')/'static'
 LESSON = Path(__file__).resolve().parent.parent/'nbs'/'studio'/'03_painter.ipynb'
@@ -75,8 +75,8 @@ def test_browser_and_kernel_paint_the_same(page):
 # ---------------------------------------------------------------- in JupyterLab and Notebook 7
 
 CELLS = ["""from manga_colorize.core import to_image,to_tensor
-from manga_colorize.data.world import World
-from manga_colorize.studio.inputs import soften_cue
+from manga_colorize.world.artist import World
+from manga_colorize.colorizer.inputs import soften_cue
 from manga_colorize.studio.painter import CuePainter
 from PIL import Image
 import numpy as np

@@ -3,9 +3,9 @@ import errno,os,random,signal,subprocess,sys,time,tracemalloc,zlib
 from pathlib import Path
 
 import numpy as np,pytest
-from manga_colorize.data.dataset import build_dataset,read_metadata
-from manga_colorize.data.reading import Refused
-from manga_colorize.data.workers import in_order
+from manga_colorize.dataset.build import build_dataset,read_metadata
+from manga_colorize.dataset.reading import Refused
+from manga_colorize.dataset.workers import in_order
 from children import Child,context,posix
 from fixtures import contents,digest,picture,refusals
 from test_dataset import save
@@ -68,7 +68,7 @@ class Cut(BaseException): "What a kill is to a test in one process"
 @pytest.mark.parametrize('verb', ['write','move_in'])
 def test_cut_off_at_every_step_of_the_delivery(scans, whole, tmp_path, monkeypatch, verb):
     "Stopped before and after each file that is written or moved in, leaving temporary files: the next run ends as if nothing had been"
-    from manga_colorize.data.places import LocalPlace
+    from manga_colorize.dataset.storage import LocalPlace
     real,count,k = getattr(LocalPlace, verb),[0],0
     def cut(self, *args):
         count[0] += 1
@@ -142,7 +142,7 @@ def test_workers_end_with_a_killed_parent(scans, whole, tmp_path):
     assert contents(tmp_path/'out')==contents(whole)
 
 @pytest.fixture
-def quick(monkeypatch): "Workers that start at once"; monkeypatch.setattr('manga_colorize.data.workers.get_context', lambda way: context)
+def quick(monkeypatch): "Workers that start at once"; monkeypatch.setattr('manga_colorize.dataset.workers.get_context', lambda way: context)
 
 def die_once(arg):
     "Kills its process the first time"
@@ -239,7 +239,7 @@ def test_a_full_disk(scans, whole, tmp_path, monkeypatch, after):
 
 def test_a_full_ledger(scans, tmp_path, monkeypatch):
     "SQLite's own error becomes an OSError that names the file"
-    import manga_colorize.data.dataset as module
+    import manga_colorize.dataset.build as module
     class Small(module.Ledger):
         def __init__(self, path): super().__init__(path); self.db.execute('commit'); self.db.execute('pragma max_page_count=4'); self.db.execute('begin')
     monkeypatch.setattr(module, 'Ledger', Small)

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np,pytest
 from PIL import Image
 from fixtures import encode,picture
-from manga_colorize.data.collections import BooruManifest,CiPairs,Danbooru20xx,HuggingFaceFolder,NicoIllust,json_objects,open_source
-from manga_colorize.data.dataset import build_dataset,read_metadata
-from manga_colorize.data.lists import as_list,inside
-from manga_colorize.data.reading import Refused
-from manga_colorize.data.sources import Drawn,Folder
-from manga_colorize.data.world import World
+from manga_colorize.dataset.collections import BooruManifest,CiPairs,Danbooru20xx,HuggingFaceFolder,NicoIllust,json_objects,open_source
+from manga_colorize.dataset.build import build_dataset,read_metadata
+from manga_colorize.dataset.metadata import as_list,inside
+from manga_colorize.dataset.reading import Refused
+from manga_colorize.dataset.sources import Drawn,Folder
+from manga_colorize.world.artist import World
 
 def put(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,8 +202,8 @@ def test_loose_pictures_are_a_folder(tmp_path):
 def test_as_list(tags, out): assert as_list(tags)==out
 
 def test_a_download_becomes_a_data_set(tmp_path):
-    embedded = pytest.importorskip('manga_colorize.data.embedded'); download = pytest.importorskip('manga_colorize.data.download')
-    client = pytest.importorskip('manga_colorize.data.booru')
+    embedded = pytest.importorskip('manga_colorize.booru.server'); download = pytest.importorskip('manga_colorize.booru.download')
+    client = pytest.importorskip('manga_colorize.booru.client')
     with embedded.EmbeddedBooru(World(seed=0), n=6, size=96) as site:
         download.download(client.Booru(site.url, rate=None).search('', n=4), tmp_path/'got', progress=False)
     s = open_source(tmp_path/'got'); got = list(s)

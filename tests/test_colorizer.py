@@ -9,11 +9,11 @@ from fixtures import same
 from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.data.world import World
-from manga_colorize.studio.colorizer import Colorizer,archs
-from manga_colorize.studio.command import manga_colorize
-from manga_colorize.studio.pretrained import embedded_folder
-from manga_colorize.studio.inputs import fit_cue,mirror_pad,read_cue,soften_cue
+from manga_colorize.world.artist import World
+from manga_colorize.colorizer.colorizer import Colorizer,archs
+from manga_colorize.commands.colorize import manga_colorize
+from manga_colorize.colorizer.pretrained import embedded_folder
+from manga_colorize.colorizer.inputs import fit_cue,mirror_pad,read_cue,soften_cue
 
 class Tiny(nn.Module):
     "Ink over cue, with the parts that make evaluation differ from training"
@@ -117,7 +117,7 @@ def test_colours_land_where_the_cue_has_them():
     assert np.array_equal(np.array(Colorizer(Plain())(sketch(37,41),c)), c[...,:3])
 
 def test_softened_colours_of_a_whole_picture_are_the_training_cue():
-    from manga_colorize.data.sketch import blur_cue
+    from manga_colorize.sketches.sketchify import blur_cue
     color = np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8).repeat(16,0).repeat(16,1)
     assert (soften_cue(read_cue(color)[None])-read_cue(blur_cue(color))[None]).abs().max()<=1.01/127.5
 
@@ -277,7 +277,7 @@ def test_command_names_what_failed_and_does_the_rest(paint, tmp_path, capsys):
     assert e.value.code==1 and 'bad.png' in err and 'missing.png' in err and (tmp_path/'out'/'good_color.png').exists()
 
 def test_command_sketchifies(paint, tmp_path, capsys):
-    from manga_colorize.data.sketch import sketchify
+    from manga_colorize.sketches.sketchify import sketchify
     shaded = np.tile(np.linspace(60,200,64).astype(np.uint8), (64,1)); shaded[20:40,20:40] = 0
     paint.save(tmp_path/'m'); Image.fromarray(shaded).save(tmp_path/'photo.png')
     manga_colorize([str(tmp_path/'photo.png')], model=str(tmp_path/'m'), out=str(tmp_path/'1'))
@@ -292,7 +292,7 @@ def test_command_on_an_empty_folder_says_so(paint, tmp_path):
     with pytest.raises(SystemExit, match='expected a folder with pictures'): manga_colorize([tmp_path/'none'], model=tmp_path/'model')
 
 def test_command_colours_pages_by_a_reference(tmp_path):
-    from manga_colorize.data.pages import Page # `World` learns to draw pages
+    from manga_colorize.world.pages import Page # `World` learns to draw pages
     chapter = World(seed=3).chapter(2, size=(420,300)); out = str(tmp_path/'out')
     for name,a in (('first',chapter[0].color),('second',chapter[1].bw),('grey',chapter[0].bw),('flat',np.full((300,300,3),(200,40,40),np.uint8))):
         Image.fromarray(a).save(tmp_path/f'{name}.png')

@@ -1,9 +1,9 @@
 "Consistency: what cannot win, what the numbers mean, chapters, tables"
 import cv2,numpy as np,pytest
-from manga_colorize.data.world import World
+from manga_colorize.world.artist import World
 from manga_colorize.evaluate.adherence import rgb_to_lab
-from manga_colorize.evaluate.chapters import ChapterScores,compare_chapters,told_nothing
-from manga_colorize.evaluate.consistency import (Region,Spread,as_dark,black,check_pictures,colors_of,consistency,day_chapter,hues_by_tone,hues_turned,
+from manga_colorize.chapters.benchmark import ChapterScores,compare_chapters,told_nothing
+from manga_colorize.chapters.consistency import (Region,Spread,as_dark,black,check_pictures,colors_of,consistency,day_chapter,hues_by_tone,hues_turned,
                                                  in_daylight,in_one_light,regions,spread,tones_of)
 
 SMALL = 420,297

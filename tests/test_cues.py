@@ -4,10 +4,10 @@ from functools import partial
 
 import numpy as np,pytest,torch
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.data.points import erase,erased_cue,patch_cue,point_cue,ringed
-from manga_colorize.data.sketch import blur_cue,no_cue
-from manga_colorize.data.cues import mix,mixed_cue,stroke_cue
-from manga_colorize.studio.inputs import fit_cue
+from manga_colorize.cues.points import erase,erased_cue,patch_cue,point_cue,ringed
+from manga_colorize.sketches.sketchify import blur_cue,no_cue
+from manga_colorize.cues.strokes import mix,mixed_cue,stroke_cue
+from manga_colorize.colorizer.inputs import fit_cue
 
 samplers = [point_cue, patch_cue, stroke_cue, erased_cue, mixed_cue]
 counted = [point_cue, patch_cue, stroke_cue]
@@ -98,7 +98,7 @@ def test_law_of_points():
     assert .4<(n>0).mean()<.6 and 50<n[n>0].mean()<80 and n.max()<=400
 
 def test_law_of_patches():
-    from manga_colorize.data.points import _patches
+    from manga_colorize.cues.points import _patches
     got = [_patches(np.random.default_rng(i), None, 256, 256) for i in range(3000)]
     n = np.array([g[0] for g in got]); side = np.concatenate([g[2] for g in got]); mid = np.concatenate([g[1]+g[2]/2 for g in got[:50]])
     assert abs(n.mean()-7)<.4 and abs((n==0).mean()-.125)<.03

@@ -4,10 +4,10 @@ from PIL import Image
 from torch import nn
 from fastai.basics import DataLoader,DataLoaders,Recorder,get_model
 from manga_colorize.core import seed_everything
-from manga_colorize.pix2pix.longruns import Checkpoints,StopOnNaN,read_checkpoint
+from manga_colorize.training.checkpoints import Checkpoints,StopOnNaN,read_checkpoint
 from manga_colorize.pix2pix.training import FastMath
 from manga_colorize.cyclegan.networks import *
-from manga_colorize.cyclegan.unpaired import *
+from manga_colorize.dataset.unpaired import *
 from manga_colorize.cyclegan.training import *
 
 class TwinBlock(nn.Module):
@@ -313,7 +313,7 @@ def test_grey_and_one_bit_files(tmp_path):
 
 def test_training_rate_leaves_the_loaders(tmp_path):
     "Steps on one batch, as many as asked for; then the learner has its own loaders and goes on with them"
-    from manga_colorize.pix2pix.speed import training_rate
+    from manga_colorize.evaluate.training_speed import training_rate
     learn,steps = learner(batches(1), tmp_path),[]
     own = learn.dls = DataLoaders(*[DataLoader(batches(n), bs=None) for n in (4,1)], device=torch.device('cpu')); own.n_inp = 1
     class Count(StopOnNaN):
@@ -326,13 +326,13 @@ def test_training_rate_leaves_the_loaders(tmp_path):
 # ---------- as a Colorizer, and on the board
 
 def test_painter_of_any_size(tmp_path):
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     paint = Colorizer(CyclePainter(ResnetGenerator(ngf=4, n_blocks=1)))
     for h,w in ((1,1),(3,5),(8,8),(33,17)):
         assert paint(np.full((h,w), 255, np.uint8)).size==(w,h)
 
 def test_colorizer_from_learner(tmp_path):
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     learn = fit(learner(batches(2), tmp_path))
     paint,page = Colorizer.from_learner(learn),np.random.default_rng(0).integers(0, 256, (40,24), dtype=np.uint8)
     paint.save(tmp_path/'painter')
@@ -346,7 +346,7 @@ def events(folder):
 
 def test_board_resumes_without_overlap(tmp_path):
     pytest.importorskip('tensorboard')
-    from manga_colorize.cyclegan.board import Board
+    from manga_colorize.training.tensorboard import Board
     class PowerCut(StopOnNaN):
         def after_batch(self):
             if self.train_iter==8: raise KeyboardInterrupt
@@ -367,7 +367,7 @@ def board_learner(data, path):
 
 def test_board_with_pix2pix(tmp_path):
     pytest.importorskip('tensorboard')
-    from manga_colorize.cyclegan.board import Board
+    from manga_colorize.training.tensorboard import Board
     from manga_colorize.pix2pix.training import pix2pix_learner
     data = [(torch.randn(2,1,32,32), torch.rand(2,4,32,32), torch.rand(2,3,32,32)*2-1) for _ in range(4)]
     dls = DataLoaders(data, Batches(data[:1])); dls.n_inp = 2
@@ -379,7 +379,7 @@ def test_board_with_pix2pix(tmp_path):
 
 @pytest.mark.parametrize('size', [30,12,0,-4])
 def test_the_command_names_a_wrong_size(tmp_path, size):
-    from manga_colorize.cyclegan.command import manga_cyclegan
+    from manga_colorize.commands.cyclegan import manga_cyclegan
     with pytest.raises(SystemExit, match=f'manga-cyclegan: expected --size to be a multiple of 4, at least 16, got {size}'):
         manga_cyclegan('world', 'world', out=tmp_path/'o', size=size)
     assert not (tmp_path/'o'/'pages').exists()

@@ -7,10 +7,10 @@ import numpy as np,pytest
 from PIL import Image
 from fixtures import contents,digest,picture,refusals
 from manga_colorize.core import read_image
-from manga_colorize.data.audit import audit
-from manga_colorize.data.dataset import build_dataset,prepare,read_metadata
-from manga_colorize.data.screening import Screens
-from manga_colorize.data.sources import Drawn,Folder
+from manga_colorize.dataset.audit import audit
+from manga_colorize.dataset.build import build_dataset,prepare,read_metadata
+from manga_colorize.dataset.screening import Screens
+from manga_colorize.dataset.sources import Drawn,Folder
 
 ART = os.environ.get('MANGA_ART')
 
@@ -66,7 +66,7 @@ def test_world_and_workers(tmp_path):
     assert audit(tmp_path/'0', radius=0).ok
 
 def test_workers_do_not_import_fastai():
-    code = "import sys,manga_colorize.data.dataset; print('fastai' in sys.modules)"
+    code = "import sys,manga_colorize.dataset.build; print('fastai' in sys.modules)"
     assert subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout.strip()=='False'
 
 def test_more_of_the_same_world_keeps_what_was(tmp_path):

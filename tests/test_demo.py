@@ -9,13 +9,13 @@ from PIL import Image
 
 from children import Child,posix,run_script
 from manga_colorize.core import read_image
-from manga_colorize.data.dataset import build_dataset
-from manga_colorize.data.world import World
+from manga_colorize.dataset.build import build_dataset
+from manga_colorize.world.artist import World
 from manga_colorize.studio import demo
-from manga_colorize.studio.colorizer import Colorizer
-from manga_colorize.studio.demo import TimeBudget,demo_source,run_demo,tune_threads
-from manga_colorize.studio.own_pictures import Hurry,Mixed,random_square,readable
-from manga_colorize.studio.results import curve_html,results_page
+from manga_colorize.colorizer.colorizer import Colorizer
+from manga_colorize.commands.demo import TimeBudget,demo_source,run_demo,tune_threads
+from manga_colorize.commands.own_pictures import Hurry,Mixed,random_square,readable
+from manga_colorize.commands.results import curve_html,results_page
 
 @pytest.fixture(scope='module')
 def own(tmp_path_factory):

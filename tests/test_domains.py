@@ -5,11 +5,11 @@ from pathlib import Path
 import cv2,numpy as np,pytest
 from PIL import Image
 from manga_colorize.core import read_image
-from manga_colorize.data.dataset import build_dataset,read_metadata
-from manga_colorize.data.domains import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,smooth_pages,squares
-from manga_colorize.data.reading import Refused
-from manga_colorize.data.screening import Screens,colour_share
-from manga_colorize.data.world import World
+from manga_colorize.dataset.build import build_dataset,read_metadata
+from manga_colorize.dataset.panel_source import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,smooth_pages,squares
+from manga_colorize.dataset.reading import Refused
+from manga_colorize.dataset.screening import Screens,colour_share
+from manga_colorize.world.artist import World
 from fixtures import contents,refusals
 
 def page(i, h=300, w=220, color=False):
@@ -177,7 +177,7 @@ def test_command_trains_and_resumes_exactly(piles, tmp_path, monkeypatch):
     "A run stopped after one epoch and resumed ends as one that was not"
     from fastai.basics import CancelFitException
     from manga_colorize.cyclegan import command
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     monkeypatch.setenv('MANGA_SCALE', 'quick')
     command.manga_cyclegan(*piles, out=tmp_path/'whole', **small)
     class Stop(command.Checkpoints):
@@ -199,7 +199,7 @@ def test_command_trains_and_resumes_exactly(piles, tmp_path, monkeypatch):
     assert 'bw' not in paint.config['training'] and not any(Path(p).parent.name in published for p in piles)
 
 def test_command_names_what_is_wrong(piles, tmp_path, monkeypatch):
-    from manga_colorize.cyclegan.command import manga_cyclegan
+    from manga_colorize.commands.cyclegan import manga_cyclegan
     monkeypatch.setenv('MANGA_SCALE', 'quick')
     bw,color = piles; run,new,old = tmp_path/'p',dict(out=tmp_path/'q'),dict(out=tmp_path/'p', resume=True); run.mkdir()
     (run/'checkpoint.pt').touch()
@@ -230,7 +230,7 @@ def test_uncut_goes_on_uncut(piles, tmp_path, monkeypatch):
 def test_smooth_tones_are_remembered(piles, tmp_path, monkeypatch):
     "The squares come from smooth pages, and the painter says that it knows no others"
     from manga_colorize.cyclegan import command
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     monkeypatch.setenv('MANGA_SCALE', 'quick')
     command.manga_cyclegan(*piles, out=tmp_path/'run', smooth=True, **(small | dict(epochs=1)))
     assert len(list((tmp_path/'run'/'pages'/'bw-smooth').glob('*.png')))==4
@@ -240,7 +240,7 @@ def test_smooth_tones_are_remembered(piles, tmp_path, monkeypatch):
 @pytest.mark.parametrize('smooth', [False,True])
 def test_command_draws_its_own_pages(smooth, tmp_path, monkeypatch):
     from manga_colorize.cyclegan import command
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     monkeypatch.setenv('MANGA_SCALE', 'quick'); drawn = []
     def draw(folder, n, first=0, color=False, size=None, n_workers=0):
         drawn.append((Path(folder).name, n, first, color)); fill(Path(folder), n, first, color)
@@ -257,7 +257,7 @@ def test_command_draws_its_own_pages(smooth, tmp_path, monkeypatch):
     assert {f['page'] for f in read_metadata(tmp_path/'panels'/'color-3-600-32')}=={f'page {i}.png' for i in (3,4,5)}
 
 def test_what_a_step_costs():
-    from manga_colorize.cyclegan.command import cyclegan_speed,step_bytes
+    from manga_colorize.commands.cyclegan import cyclegan_speed,step_bytes
     narrow = dict(ngf=4, n_blocks=2, n_layers=1, precision='fp32')
     assert cyclegan_speed(32, 1, n=1, rounds=1, **narrow)>0
     assert step_bytes(32, 1, recompute=True, **narrow)<step_bytes(32, 1, **narrow)<step_bytes(32, 2, **narrow)
@@ -266,7 +266,7 @@ def test_what_a_step_keeps_in_half_precision(monkeypatch):
     "The scaler of fp16 refuses a step without gradients; here it is the CPU's, which does the same"
     from fastai.callback import fp16
     from torch.amp import GradScaler,autocast
-    from manga_colorize.cyclegan.command import step_bytes
+    from manga_colorize.commands.cyclegan import step_bytes
     monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kwargs: GradScaler('cpu', **kwargs))
     monkeypatch.setattr(fp16, 'autocast', lambda device, dtype: autocast('cpu', dtype=dtype))
     half,whole = [step_bytes(32, 1, ngf=4, n_blocks=2, n_layers=1, precision=p) for p in ('fp16','fp32')]
@@ -275,8 +275,8 @@ def test_what_a_step_keeps_in_half_precision(monkeypatch):
 # ---------- with pairs or without
 
 def test_pairs_of_squares_and_the_error_on_people():
-    from manga_colorize.cyclegan.versus import panel_pairs,people_errors
-    from manga_colorize.data.pages import Page
+    from manga_colorize.evaluate.versus import panel_pairs,people_errors
+    from manga_colorize.world.pages import Page
     who = np.zeros((300,220), np.int32); who[30:120,40:160] = 7
     color = page(0, color=True); flat = Page(color[...,0].copy(), color, [(10,10,200,132),(10,158,200,132)], who>9, who, who.astype(np.uint8), ())
     bw,colors,people = panel_pairs([flat,flat], 32)
@@ -292,7 +292,7 @@ def test_pairs_of_squares_and_the_error_on_people():
         with pytest.raises(ValueError, match='expected people'): people_errors(colors[:1], colors[:1], nobody)
 
 def test_error_of_a_mean_as_elsewhere():
-    from manga_colorize.cyclegan.versus import mean_error
+    from manga_colorize.evaluate.versus import mean_error
     from manga_colorize.evaluate.adherence import Adherence
     for numbers in ([3.], [1.,2.,6.]):
         theirs = Adherence([dict(painter='a', picture=0, after=x, before=x, leak=x) for x in numbers]).rows[0]['after']

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from manga_colorize.data import download as module
-from manga_colorize.data.booru import Booru,EmbeddedBooru,Post,download
-from manga_colorize.data.download import Manifest,check_picture,in_threads
-from manga_colorize.data.polite import NotFetched
+from manga_colorize.booru import download as module
+from manga_colorize.booru.client import Booru,EmbeddedBooru,Post,download
+from manga_colorize.booru.download import Manifest,check_picture,in_threads
+from manga_colorize.booru.http import NotFetched
 from test_embedded import tiny
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_path_below_a_file(server, tmp_path):
 # One process imports everything once and then has a child for each download: twenty imports would take longer than the downloads
 NURSERY = '''
 import os,signal,sys
-from manga_colorize.data.booru import Booru,download
+from manga_colorize.booru.client import Booru,download
 for line in sys.stdin:
     url,dst,n = line.rstrip('\\n').split('\\t')
     pid = os.fork()

@@ -6,8 +6,8 @@ from urllib.request import Request,urlopen
 
 import pytest
 from PIL import Image
-from manga_colorize.data.embedded import EmbeddedBooru,count_terms
-from manga_colorize.data.world import World
+from manga_colorize.booru.server import EmbeddedBooru,count_terms
+from manga_colorize.world.artist import World
 
 os.environ['NO_PROXY'] = '*'   # these tests only talk to themselves
 

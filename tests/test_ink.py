@@ -1,6 +1,6 @@
 "The canvas and the curves: properties that any drawing relies on"
 import numpy as np,pytest
-from manga_colorize.data.ink import *
+from manga_colorize.world.canvas import *
 
 def test_layers():
     c = Canvas(48)

@@ -5,7 +5,7 @@ from sklearn.neighbors import NearestNeighbors
 from children import Child
 
 from manga_colorize.lab.gamut import ab_histogram,bin_colors,gamut_ab,gamut_bins,histogram_colors,kmeans_bins,rules,used_bins
-from manga_colorize.lab.color import split_lab
+from manga_colorize.color import split_lab
 from manga_colorize.lab.encoding import decode,encode_benchmark,soft_encode,table_step
 from manga_colorize.lab.bins import encoding_loss,grey_mask,prior,rebalance_weights
 
@@ -54,7 +54,7 @@ def test_bin_colors_are_near():
 
 def test_histogram_takes_every_form(tmp_path):
     from PIL import Image
-    from manga_colorize.data.batches import Pictures
+    from manga_colorize.dataset.batches import Pictures
     rng = np.random.default_rng(0); arrays = [rng.integers(0, 256, (16,16,3), np.uint8) for _ in range(3)]
     files = [tmp_path/f'{i}.png' for i in range(3)]
     for f,a in zip(files, arrays): Image.fromarray(a).save(f)
@@ -65,9 +65,9 @@ def test_histogram_takes_every_form(tmp_path):
     assert ab_histogram(files, n=2).sum()==ab_histogram(forms[5], n=2).sum()==ab_histogram(batch, n=2).sum()==512
 
 def test_histogram_of_a_data_set(tmp_path):
-    from manga_colorize.data.batches import manga_dls
-    from manga_colorize.data.dataset import build_dataset,read_metadata
-    from manga_colorize.data.world import World
+    from manga_colorize.dataset.batches import manga_dls
+    from manga_colorize.dataset.build import build_dataset,read_metadata
+    from manga_colorize.world.artist import World
     build_dataset(World(seed=0), tmp_path/'d', size=64, n=6, max_complexity=90)
     n = sum(f['split']=='train' for f in read_metadata(tmp_path/'d'))
     a,b = ab_histogram(tmp_path/'d'),ab_histogram(manga_dls(tmp_path/'d', bs=2, augment=False))

@@ -4,7 +4,7 @@ import os
 import numpy as np,pytest,torch
 pytest.importorskip('kornia')
 from manga_colorize.core import to_image,to_tensor
-from manga_colorize.lab.color import gamut_slice,in_gamut,join_lab,split_lab
+from manga_colorize.color import gamut_slice,in_gamut,join_lab,split_lab
 
 skcolor = pytest.importorskip('skimage.color')
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 pytest.importorskip('kornia')
-from manga_colorize.data.sketch import sketchify
+from manga_colorize.sketches.sketchify import sketchify
 from manga_colorize.lab.gamut import gamut_bins
-from manga_colorize.lab.color import join_lab,split_lab
+from manga_colorize.color import join_lab,split_lab
 from manga_colorize.lab.network import *
 from fixtures import picture
 

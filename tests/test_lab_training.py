@@ -7,15 +7,15 @@ from PIL import Image
 
 pytest.importorskip('kornia')
 from manga_colorize.core import seed_everything,to_image
-from manga_colorize.data.batches import manga_dls
-from manga_colorize.data.dataset import build_dataset
-from manga_colorize.data.world import World
+from manga_colorize.dataset.batches import manga_dls
+from manga_colorize.dataset.build import build_dataset
+from manga_colorize.world.artist import World
 from manga_colorize.evaluate.color_metrics import ab_auc,ab_curve,ab_distance,balance_classes
 from manga_colorize.lab.gamut import gamut_bins,used_bins
-from manga_colorize.lab.color import join_lab,split_lab
+from manga_colorize.color import join_lab,split_lab
 from manga_colorize.lab.network import LabPainter,grey_page,protocols
 from manga_colorize.lab.training import *
-from manga_colorize.studio.colorizer import Colorizer
+from manga_colorize.colorizer.colorizer import Colorizer
 from fixtures import picture,same
 
 @pytest.fixture(scope='module')

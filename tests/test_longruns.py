@@ -4,7 +4,7 @@ import numpy as np,pytest,torch
 from fastai.basics import Callback,DataLoader,DataLoaders
 from children import Child
 from manga_colorize.core import seed_everything
-from manga_colorize.pix2pix.longruns import *
+from manga_colorize.training.checkpoints import *
 from manga_colorize.pix2pix.training import *
 
 def die(): os.kill(os.getpid(), getattr(signal, 'SIGKILL', signal.SIGTERM))

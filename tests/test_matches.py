@@ -1,10 +1,10 @@
 "Where colours come from, and consistency without masks"
 import numpy as np,pytest
-from manga_colorize.data.world import World
-from manga_colorize.evaluate.chapters import manga_consistency,matched_places,matched_spread
-from manga_colorize.evaluate.consistency import consistency,day_chapter,hues_by_tone
-from manga_colorize.evaluate.matches import hit_rates,origins,reference_hits,_known
-from manga_colorize.studio.describer import PlainDescriber,load_describer
+from manga_colorize.world.artist import World
+from manga_colorize.chapters.benchmark import manga_consistency,matched_places,matched_spread
+from manga_colorize.chapters.consistency import consistency,day_chapter,hues_by_tone
+from manga_colorize.chapters.match_scores import hit_rates,origins,reference_hits,_known
+from manga_colorize.chapters.describer import PlainDescriber,load_describer
 
 @pytest.fixture(scope='module')
 def chapter(): return day_chapter(World(4321), 1, n=3, size=(640,453))

@@ -1,13 +1,13 @@
 "Pages of the World: determinism, boxes, gutters, masks, twins, chapters, tones"
 import subprocess,sys
 import cv2,numpy as np,pytest
-from manga_colorize.data.layouts import layout,cut,clip
-from manga_colorize.data.lettering import Sheet,alphabet,balloon,balloon_kinds,letter,room,sound
-from manga_colorize.data.pages import Page
-from manga_colorize.data.staging import Stage,draw_panel
-from manga_colorize.data.tones import darkness,halftone,lightness,screen,screens,screentone
-from manga_colorize.data.identity import styles
-from manga_colorize.data.world import World
+from manga_colorize.world.layouts import layout,cut,clip
+from manga_colorize.world.lettering import Sheet,alphabet,balloon,balloon_kinds,letter,room,sound
+from manga_colorize.world.pages import Page
+from manga_colorize.world.staging import Stage,draw_panel
+from manga_colorize.world.screentone import darkness,halftone,lightness,screen,screens,screentone
+from manga_colorize.world.identity import styles
+from manga_colorize.world.artist import World
 
 SMALL = 150,106
 fields = ('bw','color','balloons','identities','parts')
@@ -99,7 +99,7 @@ def test_global_state_does_not_matter():
     assert same(a,b)
 
 def test_another_process_draws_the_same():
-    code = ('import hashlib; from manga_colorize.data.pages import *; from manga_colorize.data.world import World; p=World(2).page(3,size=(150,106));'
+    code = ('import hashlib; from manga_colorize.world.pages import *; from manga_colorize.world.artist import World; p=World(2).page(3,size=(150,106));'
             'print(hashlib.sha256(p.bw.tobytes()+p.color.tobytes()+p.identities.tobytes()+p.balloons.tobytes()).hexdigest())')
     out = [subprocess.run([sys.executable,'-c',code],capture_output=True,text=True,check=True).stdout for _ in range(2)]
     assert out[0]==out[1] and len(out[0])>60
@@ -224,7 +224,7 @@ def test_stage_is_a_window_of_the_square():
     def draw(c):
         r = c.fill([(.1,.05),(.9,.1),(.7,.6)], (90,140,200), ink=.01); c.shade([(.3,0),(.6,0),(.5,.9)], (250,0,0), .5, clip=r, ramp=[(0,0),(1,.2)])
         return c.finish()
-    from manga_colorize.data.ink import Canvas
+    from manga_colorize.world.canvas import Canvas
     for a,b in zip(draw(Stage(40,100)),draw(Canvas(100))): assert np.abs(a.astype(int)-b[:40].astype(int)).mean()<.2
 
 @pytest.mark.parametrize('kwargs, words', [(dict(i=-1),'expected an index'), (dict(i=1.5),'expected an index'), (dict(i=True),'expected an index'),

@@ -10,8 +10,8 @@ from fixtures import same
 from manga_colorize.core import to_image
 from manga_colorize.studio.paint_page import PaintPage,open_painter
 from manga_colorize.studio.painter import CuePainter
-from manga_colorize.studio.painter_parts import Latest,fitted_cue,pack
-from manga_colorize.studio.stroke_image import Replay,check_strokes,empty_cue,line_mask,propose_strokes,region_mask,replay
+from manga_colorize.studio.widget_parts import Latest,fitted_cue,pack
+from manga_colorize.cues.stroke_data import Replay,check_strokes,empty_cue,line_mask,propose_strokes,region_mask,replay
 
 RED = dict(tool='brush', color='#ff0000', size=10, points=[[10,10,.5],[30,10,.5]])
 
@@ -220,7 +220,7 @@ def test_command_explains_itself(script):
 
 @pytest.mark.skipif(os.name=='nt', reason='Ctrl-C cannot be sent to one process there')
 def test_command_serves_until_ctrl_c(script, tmp_path):
-    from manga_colorize.studio.colorizer import Colorizer,build_model
+    from manga_colorize.colorizer.colorizer import Colorizer,build_model
     Colorizer(build_model(dict(arch='pix2pix', ni=4, ngf=2, n_down=2))).save(tmp_path/'model')
     Image.new('L',(40,30),255).save(tmp_path/'page.png')
     p = Child(tmp_path, run_script, str(script), str(tmp_path/'page.png'), '--model', str(tmp_path/'model'), '--quiet')

@@ -2,15 +2,15 @@
 import json
 import cv2,numpy as np,pytest
 from PIL import Image
-from manga_colorize.data.balloons import balloons,speaks
-from manga_colorize.data.descreen import descreen,dot_period,strokes,toned
-from manga_colorize.data.gutters import best_cuts,cut_tables,hush,paper_and_ink
-from manga_colorize.data.layouts import layout
-from manga_colorize.data.panels import read_page,panel_f1,panel_hits,panels,panels_benchmark,reading_order,reduced
-from manga_colorize.data.tones import halftone,screen
-from manga_colorize.data.world import World
-import manga_colorize.data.pages
-import manga_colorize.data.panels as panels_module
+from manga_colorize.scans.balloons import balloons,speaks
+from manga_colorize.scans.descreen import descreen,dot_period,strokes,toned
+from manga_colorize.scans.gutters import best_cuts,cut_tables,hush,paper_and_ink
+from manga_colorize.world.layouts import layout
+from manga_colorize.scans.panels import read_page,panel_f1,panel_hits,panels,panels_benchmark,reading_order,reduced
+from manga_colorize.world.screentone import halftone,screen
+from manga_colorize.world.artist import World
+import manga_colorize.world.pages
+import manga_colorize.scans.panels as panels_module
 
 grid = [(220,20,180,180),(20,20,180,180),(220,220,180,180),(20,220,180,180),(20,420,380,160)]   # in reading order
 def drawn(boxes=grid, size=(600,420)):

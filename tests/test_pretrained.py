@@ -11,18 +11,18 @@ from PIL import Image
 
 from children import Child
 from fixtures import same as equal
-from manga_colorize.data.sketch import blur_cue,sketchify
-from manga_colorize.data.world import World
-import manga_colorize.data.pages # gives a World its pages
+from manga_colorize.sketches.sketchify import blur_cue,sketchify
+from manga_colorize.world.artist import World
+import manga_colorize.world.pages # gives a World its pages
 from manga_colorize.evaluate.adherence import rgb_to_lab
 from manga_colorize.evaluate.color_metrics import colourfulness
 from manga_colorize.evaluate.metrics import psnr
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.studio import pretrained
-from manga_colorize.studio.colorizer import Colorizer
-from manga_colorize.studio.command import manga_colorize
-from manga_colorize.studio.pages import color_page
-from manga_colorize.studio.pretrained import embedded_models,embedded_folder,model_card,open_model
+from manga_colorize.colorizer.colorizer import Colorizer
+from manga_colorize.commands.colorize import manga_colorize
+from manga_colorize.chapters.color_page import color_page
+from manga_colorize.colorizer.pretrained import embedded_models,embedded_folder,model_card,open_model
 
 def tiny(seed=0, **config):
     torch.manual_seed(seed)

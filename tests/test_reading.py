@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2,numpy as np,pytest
 from PIL import Image
 from fixtures import bombs,damaged,encode,picture,strangers,whole_files
-from manga_colorize.data.reading import Refused,cut_square,file_bytes,fit,read_color,refusing,square_window
+from manga_colorize.dataset.reading import Refused,cut_square,file_bytes,fit,read_color,refusing,square_window
 
 def psnr(a, b): return 10*np.log10(255**2/max(1e-9, ((a.astype(float)-b)**2).mean()))
 
@@ -79,7 +79,7 @@ def test_a_reduced_jpeg_is_twice_the_size_and_no_larger_than_needed(shape, size,
     assert a.shape==(-(-h//k),-(-w//k),3) and min(a.shape[:2])>=min(2*int(size),*shape)
 
 def test_a_reduced_jpeg_looks_the_same():
-    from manga_colorize.data.world import World
+    from manga_colorize.world.artist import World
     for i in (3,10):
         large = cv2.resize(World(seed=0).illustration(i, size=512).color, (3000,3000), interpolation=cv2.INTER_CUBIC)[:,500:2500]
         data = encode(large, 'JPEG', quality=90); part = read_color(data, 256)
@@ -155,7 +155,7 @@ def test_locked():
         with refusing(): raise PermissionError(errno.EACCES, 'locked')
 
 def test_size_limit(monkeypatch, tmp_path):
-    monkeypatch.setattr('manga_colorize.data.reading.max_bytes', 10); (tmp_path/'a.png').write_bytes(bytes(11))
+    monkeypatch.setattr('manga_colorize.dataset.reading.max_bytes', 10); (tmp_path/'a.png').write_bytes(bytes(11))
     for file in (tmp_path/'a.png',bytes(11),BytesIO(bytes(11))):
         with pytest.raises(Refused, match='too large'): file_bytes(file)
     assert file_bytes(bytes(10))==bytes(10)

@@ -2,16 +2,16 @@
 import hashlib,json
 import cv2,numpy as np,pytest,torch
 from safetensors.torch import load_file
-from manga_colorize.data.descreen import descreen
-from manga_colorize.data.pages import Page
-from manga_colorize.data.panels import panels
-from manga_colorize.data.world import World
-from manga_colorize.evaluate.consistency import day_chapter
+from manga_colorize.scans.descreen import descreen
+from manga_colorize.world.pages import Page
+from manga_colorize.scans.panels import panels
+from manga_colorize.world.artist import World
+from manga_colorize.chapters.consistency import day_chapter
 from manga_colorize.studio import reference
-from manga_colorize.studio.describer import Describer,PlainDescriber,describe,fit_panel,grey_of,load_describer,places,save_describer
-from manga_colorize.studio.matching import chapter_panels,describer_learner,find_scenery,match_batch,match_loss,some_places,who_is_where
-from manga_colorize.studio.pages import bare_lines,color_page,owners
-from manga_colorize.studio.reference import Palette,as_palette,group_colors,loudness,reference_cue,told_colors,votes
+from manga_colorize.chapters.describer import Describer,PlainDescriber,describe,fit_panel,grey_of,load_describer,places,save_describer
+from manga_colorize.chapters.matching import chapter_panels,describer_learner,find_scenery,match_batch,match_loss,some_places,who_is_where
+from manga_colorize.chapters.color_page import bare_lines,color_page,owners
+from manga_colorize.chapters.reference import Palette,as_palette,group_colors,loudness,reference_cue,told_colors,votes
 
 @pytest.fixture(scope='module')
 def chapter(): return day_chapter(World(77), 0, n=2, size=(700,495))

@@ -3,12 +3,12 @@ import pickle
 from functools import partial
 
 import numpy as np,pytest,torch
-import manga_colorize.data.points as cues_,manga_colorize.data.hand as hand_,manga_colorize.data.cues as strokes_
+import manga_colorize.cues.points as cues_,manga_colorize.sketches.pencil as hand_,manga_colorize.cues.strokes as strokes_
 from manga_colorize.core import to_tensor
-from manga_colorize.data.hand import broken,despeckle,guides,hatch,paper,pen,pencil,retrace,speckle,wobble
-from manga_colorize.data.rough import rough_sketch,sketch_changes,sketch_ways
-from manga_colorize.data.sketch import complexity,sketchify
-from manga_colorize.data.xdog import xdog
+from manga_colorize.sketches.pencil import broken,despeckle,guides,hatch,paper,pen,pencil,retrace,speckle,wobble
+from manga_colorize.sketches.line_styles import rough_sketch,sketch_changes,sketch_ways
+from manga_colorize.sketches.sketchify import complexity,sketchify
+from manga_colorize.sketches.xdog import xdog
 from test_cues import batch,pictures
 
 sketches = sketchify(batch)
@@ -84,7 +84,7 @@ def test_shares_are_kept():
     x = torch.zeros(4000,3,4,4)
     said = []
     def count(name, n): said.append((name,n))
-    from manga_colorize.data import rough
+    from manga_colorize.sketches import line_styles as rough
     old_ways,old_changes = dict(rough._ways),dict(rough._changes)
     try:
         for k in old_ways: rough._ways[k] = lambda grey,settings,k=k: (count(k,len(grey)), grey/127.5-1)[1]

@@ -3,12 +3,12 @@ import multiprocessing,zlib
 
 import cv2,numpy as np,pytest
 from manga_colorize.core import read_image
-from manga_colorize.data import light,scenes,shapes
-from manga_colorize.data.ink import Canvas,Illustration
-from manga_colorize.data.light import media,noise_field,relight
-from manga_colorize.data.scenes import draw_scene
-from manga_colorize.data.shapes import Spot,details,hsv,paint,palette,palettes,random_look,random_shape
-from manga_colorize.data.sketch import complexity,sketchify
+from manga_colorize.world import light,scenes,shapes
+from manga_colorize.world.canvas import Canvas,Illustration
+from manga_colorize.world.light import media,noise_field,relight
+from manga_colorize.world.scenes import draw_scene
+from manga_colorize.world.shapes import Spot,details,hsv,paint,palette,palettes,random_look,random_shape
+from manga_colorize.sketches.sketchify import complexity,sketchify
 
 def rng(*seed): return np.random.default_rng(seed)
 def shrink(x, size): return cv2.resize(x, (size,size), interpolation=cv2.INTER_AREA)

@@ -4,9 +4,9 @@ import json
 
 import numpy as np,pytest
 from fixtures import encode,picture
-from manga_colorize.data.reading import Refused,read_color
-from manga_colorize.data.screening import Screens,Twins,colour_share,colourfulness,hash_distance,perceptual_hash,screen_color,screen_shape
-from manga_colorize.data.world import World
+from manga_colorize.dataset.reading import Refused,read_color
+from manga_colorize.dataset.screening import Screens,Twins,colour_share,colourfulness,hash_distance,perceptual_hash,screen_color,screen_shape
+from manga_colorize.world.artist import World
 
 def test_rules_can_be_stored(): assert Screens(**json.loads(json.dumps(asdict(Screens(twins=None)))))==Screens(twins=None)
 

@@ -4,9 +4,9 @@ import threading,time
 import numpy as np,pytest
 from fixtures import same
 from manga_colorize.core import over_white,to_image
-from manga_colorize.data.batches import cues,sketches
-from manga_colorize.data.sketch import blur_cue,complexity,sketchify
-from manga_colorize.data.world import World
+from manga_colorize.dataset.batches import cues,sketches
+from manga_colorize.sketches.sketchify import blur_cue,complexity,sketchify
+from manga_colorize.world.artist import World
 from manga_colorize.studio.sliders import *
 
 color = World(seed=0).illustration(7, size=64).color
@@ -147,7 +147,7 @@ def lab(tmp_path_factory):
     import torch
     from manga_colorize.lab.gamut import gamut_bins
     from manga_colorize.lab.network import LabPainter
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     torch.manual_seed(0); painter = LabPainter('cue', 313, nf=2, temperature=20, bins=gamut_bins())
     painter.net.head.weight.data *= 300   # opinions, as after training
     return Colorizer.load(Colorizer(painter).save(tmp_path_factory.mktemp('lab')), device='cpu')
@@ -180,7 +180,7 @@ def test_a_slider_turns_it(lab):
     assert panel.explorer.knobs.options==dict(temperature=.9) and not panel.explorer.error
 
 def test_options_that_are_none(lab):
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     with pytest.raises(ValueError, match='temperature from 0 to 1, got 2'): lab(color[...,0], temperature=2)
     with pytest.raises(ValueError, match="expected options among .'temperature'., got .'warmth'."): lab(color[...,0], warmth=1)
     for bad in ('0.3',[.3],float('nan')):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np,pytest
 from fixtures import bombs,damaged,encode,picture,strangers,whole_files
-from manga_colorize.data.reading import Refused
-from manga_colorize.data.sources import Drawn,Folder,file_key,key_file,safe_name
-from manga_colorize.data.world import World
+from manga_colorize.dataset.reading import Refused
+from manga_colorize.dataset.sources import Drawn,Folder,file_key,key_file,safe_name
+from manga_colorize.world.artist import World
 
 POSIX = os.name=='posix'
 def write(path, data=b''): path.parent.mkdir(parents=True, exist_ok=True); path.write_bytes(data)

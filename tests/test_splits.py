@@ -1,6 +1,6 @@
 "Splits: what must hold for any data set, checked on many random ones"
 import numpy as np,pytest
-from manga_colorize.data.splits import assign_splits,mixed,names,read_cast,spread,strangers,wrong_style
+from manga_colorize.dataset.splits import assign_splits,mixed,names,read_cast,spread,strangers,wrong_style
 
 def facts(seed, n=300, people=30, together=.2, styles=('a','b','c'), nobody=.2):
     rng = np.random.default_rng(seed); out = []

@@ -4,8 +4,8 @@ import json,math
 import numpy as np,pytest
 from PIL import Image
 from manga_colorize.core import over_white,to_image
-from manga_colorize.data.batches import cues
-from manga_colorize.data.sketch import blur_cue,no_cue
+from manga_colorize.dataset.batches import cues
+from manga_colorize.sketches.sketchify import blur_cue,no_cue
 from manga_colorize.evaluate.metrics import psnr,ssim
 from manga_colorize.evaluate.tasks import TaskScores,evaluate_tasks,manga_tasks,paint_page,show_tasks,task_files,task_names,task_sheet
 from fixtures import digest
@@ -141,7 +141,7 @@ def test_command(pages, tmp_path, capsys):
 
 def test_command_goes_on(pages, tmp_path, monkeypatch):
     "A run that was stopped in A is continued by the same command, to the same weights"
-    from manga_colorize.pix2pix.longruns import Checkpoints
+    from manga_colorize.training.checkpoints import Checkpoints
     whole,broken = tmp_path/'whole',tmp_path/'broken'
     manga_tasks(str(pages), str(whole), n=1, **tiny)
     once = Checkpoints.after_epoch
@@ -154,7 +154,7 @@ def test_command_goes_on(pages, tmp_path, monkeypatch):
 
 def test_ctrl_c_ends_the_command(pages, tmp_path, monkeypatch):
     "After Ctrl-C in A, B is not begun"
-    from manga_colorize.pix2pix.longruns import StopOnCtrlC
+    from manga_colorize.training.checkpoints import StopOnCtrlC
     batch = StopOnCtrlC.after_batch
     def pressed(self): self.stopped = True; batch(self)
     monkeypatch.setattr(StopOnCtrlC, 'after_batch', pressed)

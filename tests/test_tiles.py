@@ -7,13 +7,13 @@ from PIL import Image
 from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.data.sketch import blur_cue,no_cue,sketchify
-from manga_colorize.data.world import World
+from manga_colorize.sketches.sketchify import blur_cue,no_cue,sketchify
+from manga_colorize.world.artist import World
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
-from manga_colorize.studio.colorizer import Colorizer
-from manga_colorize.studio.network import CueUnet
-from manga_colorize.studio.pretrained import from_pretrained # `Colorizer` learns the word
-from manga_colorize.studio.tiles import in_tiles,tile_shares,tile_spans
+from manga_colorize.colorizer.colorizer import Colorizer
+from manga_colorize.cue_unet.network import CueUnet
+from manga_colorize.colorizer.pretrained import from_pretrained # `Colorizer` learns the word
+from manga_colorize.colorizer.tiles import in_tiles,tile_shares,tile_spans
 
 class Near(nn.Module):
     "Looks `reach` pixels far, on a grid of `stride` pixels, and notes the sizes it was given"
@@ -162,7 +162,7 @@ def test_a_large_page_with_few_strokes_takes_its_colours_from_a_small_copy():
 big = '''
 import re,resource,sys,numpy as np,torch
 from pathlib import Path
-from manga_colorize.studio.colorizer import Colorizer
+from manga_colorize.colorizer.colorizer import Colorizer
 from manga_colorize.core import over_white
 class Cheap(torch.nn.Module):
     stride,config = 32,dict(arch='cheap')

@@ -4,11 +4,11 @@ import numpy as np,pytest,torch
 from PIL import Image
 from fastai.basics import Callback,CancelFitException,DataLoader,DataLoaders
 from manga_colorize.core import seed_everything
-from manga_colorize.data.batches import manga_dls
-from manga_colorize.data.dataset import build_dataset
-from manga_colorize.pix2pix.longruns import *
+from manga_colorize.dataset.batches import manga_dls
+from manga_colorize.dataset.build import build_dataset
+from manga_colorize.training.checkpoints import *
 from manga_colorize.pix2pix.networks import *
-from manga_colorize.pix2pix.speed import *
+from manga_colorize.evaluate.training_speed import *
 from manga_colorize.pix2pix.training import *
 from fixtures import digest
 
@@ -118,7 +118,7 @@ def test_lr_find_runs(pages, tmp_path):
     assert all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before))
 
 def test_command(pages, tmp_path):
-    from manga_colorize.studio.colorizer import Colorizer
+    from manga_colorize.colorizer.colorizer import Colorizer
     main,out = tmp_path/'main.py',tmp_path/'painter'
     main.write_text('from manga_colorize.pix2pix.training import manga_train\nmanga_train()\n')
     args = [str(pages), '--out', str(out), '--epochs', '2', '--bs', '4', '--ngf', '2', '--depth', '5', '--gan', 'lsgan', '--files']

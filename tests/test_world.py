@@ -1,8 +1,8 @@
 "The World: determinism, sizes, identities, styles, tags"
 import subprocess,sys
 import cv2,numpy as np,pytest
-from manga_colorize.data.world import World
-from manga_colorize.data import identity
+from manga_colorize.world.artist import World
+from manga_colorize.world import identity
 
 def same(a, b): return (a.color==b.color).all() and (a.lines==b.lines).all() and (a.flats==b.flats).all() and a.tags==b.tags
 
@@ -26,7 +26,7 @@ def test_global_state_does_not_matter():
     assert same(a,b)
 
 def test_another_process_draws_the_same():
-    code = 'import hashlib; from manga_colorize.data.world import World; x=World(2).illustration(11,size=64); s=World(2).scene(3,size=64); print(hashlib.sha256(x.color.tobytes()+x.lines.tobytes()+x.flats.tobytes()+s.color.tobytes()).hexdigest())'
+    code = 'import hashlib; from manga_colorize.world.artist import World; x=World(2).illustration(11,size=64); s=World(2).scene(3,size=64); print(hashlib.sha256(x.color.tobytes()+x.lines.tobytes()+x.flats.tobytes()+s.color.tobytes()).hexdigest())'
     out = [subprocess.run([sys.executable,'-c',code],capture_output=True,text=True,check=True).stdout for _ in range(2)]
     assert out[0]==out[1] and len(out[0])>60
 
