@@ -4,6 +4,7 @@ from manga_colorize.world.canvas import Canvas,Illustration
 from manga_colorize.world.identity import Character
 from manga_colorize.world.artist import World
 from manga_colorize.sketches.sketchify import *
+from manga_colorize.cues.blur import *
 from manga_colorize.cues.strokes import erase,erased_cue,mixed_cue,patch_cue,point_cue,stroke_cue
 from manga_colorize.sketches.xdog import xdog
 from manga_colorize.sketches.line_styles import rough_sketch
@@ -23,7 +24,12 @@ from manga_colorize.dataset.panel_source import PanelFolder,build_panels,draw_pa
 from manga_colorize.pix2pix.networks import *
 from manga_colorize.training.adversarial import *
 from manga_colorize.training.checkpoints import *
+from manga_colorize.pix2pix.import_weights import from_pytorch_pix2pix
 from manga_colorize.pix2pix.training import *
+from manga_colorize.training.initialization import *
+from manga_colorize.training.precision import *
+from manga_colorize.training.progress import *
+from manga_colorize.training.schedule import *
 from manga_colorize.color import split_lab,join_lab
 from manga_colorize.lab.bins import *
 from manga_colorize.lab.network import ColourNet,LabPainter,from_colorization_eccv16,grey_page
@@ -35,6 +41,7 @@ from manga_colorize.dataset.unpaired import unpaired_dls
 from manga_colorize.cyclegan.training import CycleLoss,cyclegan_learner
 from manga_colorize.training.tensorboard import Board
 from manga_colorize.evaluate.metrics import *
+from manga_colorize.evaluate.folder import *
 from manga_colorize.evaluate.color_metrics import ab_auc,balance_classes,colourfulness
 from manga_colorize.evaluate.tasks import evaluate_tasks,show_tasks
 from manga_colorize.evaluate.adherence import adherence

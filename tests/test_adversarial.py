@@ -5,8 +5,13 @@ from fastai.basics import Callback,CancelBatchException,CancelFitException,DataL
 from fastai.callback.all import GradientAccumulation
 from manga_colorize.core import seed_everything
 from manga_colorize.pix2pix.networks import *
+from manga_colorize.pix2pix.import_weights import *
+from manga_colorize.training.initialization import *
 from manga_colorize.training.adversarial import *
 from manga_colorize.pix2pix.training import *
+from manga_colorize.training.precision import *
+from manga_colorize.training.progress import *
+from manga_colorize.training.schedule import *
 
 def batches(n=12, bs=2, size=64):
     torch.manual_seed(5)

@@ -9,7 +9,8 @@ import fastai.callback.progress,fastai.callback.schedule
 from manga_colorize.core import to_image,to_tensor,over_white
 from manga_colorize.dataset.batches import EpochDL,PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
 from manga_colorize.dataset.build import build_dataset
-from manga_colorize.sketches.sketchify import blur_cue,sketchify
+from manga_colorize.cues.blur import blur_cue
+from manga_colorize.sketches.sketchify import sketchify
 from test_dataset import FakeWorld
 
 @pytest.fixture(scope='module')

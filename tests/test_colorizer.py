@@ -117,7 +117,7 @@ def test_colours_land_where_the_cue_has_them():
     assert np.array_equal(np.array(Colorizer(Plain())(sketch(37,41),c)), c[...,:3])
 
 def test_softened_colours_of_a_whole_picture_are_the_training_cue():
-    from manga_colorize.sketches.sketchify import blur_cue
+    from manga_colorize.cues.blur import blur_cue
     color = np.random.default_rng(0).integers(0, 256, (8,6,3), dtype=np.uint8).repeat(16,0).repeat(16,1)
     assert (soften_cue(read_cue(color)[None])-read_cue(blur_cue(color))[None]).abs().max()<=1.01/127.5
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np,pytest,torch
 from manga_colorize.core import over_white,to_tensor
 from manga_colorize.cues.points import erase,erased_cue,patch_cue,point_cue,ringed
-from manga_colorize.sketches.sketchify import blur_cue,no_cue
+from manga_colorize.cues.blur import blur_cue,no_cue
 from manga_colorize.cues.strokes import mix,mixed_cue,stroke_cue
 from manga_colorize.colorizer.inputs import fit_cue
 

@@ -5,7 +5,7 @@ from torch import nn
 from fastai.basics import DataLoader,DataLoaders,Recorder,get_model
 from manga_colorize.core import seed_everything
 from manga_colorize.training.checkpoints import Checkpoints,StopOnNaN,read_checkpoint
-from manga_colorize.pix2pix.training import FastMath
+from manga_colorize.training.precision import FastMath
 from manga_colorize.cyclegan.networks import *
 from manga_colorize.dataset.unpaired import *
 from manga_colorize.cyclegan.training import *

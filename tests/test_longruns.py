@@ -6,6 +6,9 @@ from children import Child
 from manga_colorize.core import seed_everything
 from manga_colorize.training.checkpoints import *
 from manga_colorize.pix2pix.training import *
+from manga_colorize.training.precision import *
+from manga_colorize.training.progress import *
+from manga_colorize.training.schedule import *
 
 def die(): os.kill(os.getpid(), getattr(signal, 'SIGKILL', signal.SIGTERM))
 

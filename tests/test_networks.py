@@ -2,6 +2,8 @@
 import pytest,torch
 from torch import nn
 from manga_colorize.pix2pix.networks import *
+from manga_colorize.pix2pix.import_weights import *
+from manga_colorize.training.initialization import *
 
 class Nest(nn.Module):
     "One level of the twin's U: down, the levels inside, up; the bridge is the concatenation at the end"

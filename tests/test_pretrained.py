@@ -11,7 +11,8 @@ from PIL import Image
 
 from children import Child
 from fixtures import same as equal
-from manga_colorize.sketches.sketchify import blur_cue,sketchify
+from manga_colorize.cues.blur import blur_cue
+from manga_colorize.sketches.sketchify import sketchify
 from manga_colorize.world.artist import World
 import manga_colorize.world.pages # gives a World its pages
 from manga_colorize.evaluate.adherence import rgb_to_lab

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import cv2,numpy as np,pytest,torch
 from manga_colorize.core import over_white,to_image,to_tensor
-from manga_colorize.sketches.sketchify import blur_cue,complexity,cosine_blur,no_cue,sketchify
+from manga_colorize.cues.blur import blur_cue,cosine_blur,no_cue
+from manga_colorize.sketches.sketchify import complexity,sketchify
 
 ART = os.environ.get('MANGA_ART')
 FILES = sorted(p for p in Path(ART).rglob('*') if p.suffix.lower() in ('.png','.jpg')) if ART else []
@@ -29,7 +30,7 @@ def test_every_grey_is_opencvs():
     v = np.arange(256, dtype=np.uint8)
     a = np.stack(np.meshgrid(v, v[::3], v[::5], indexing='ij'), -1).reshape(256,-1,3)
     from manga_colorize.sketches import sketchify as sketch
-    ours = sketch._grey(torch.from_numpy(a).permute(2,0,1).float())[0].numpy()
+    ours = sketch.grey_levels(torch.from_numpy(a).permute(2,0,1).float())[0].numpy()
     np.testing.assert_array_equal(ours, cv2.cvtColor(a, cv2.COLOR_RGB2GRAY))
 
 @pytest.mark.parametrize('shape', [(1,1), (1,9), (2,3), (7,5), (130,97)])

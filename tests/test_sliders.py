@@ -5,7 +5,8 @@ import numpy as np,pytest
 from fixtures import same
 from manga_colorize.core import over_white,to_image
 from manga_colorize.dataset.batches import cues,sketches
-from manga_colorize.sketches.sketchify import blur_cue,complexity,sketchify
+from manga_colorize.cues.blur import blur_cue
+from manga_colorize.sketches.sketchify import complexity,sketchify
 from manga_colorize.world.artist import World
 from manga_colorize.studio.sliders import *
 

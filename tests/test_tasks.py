@@ -5,7 +5,7 @@ import numpy as np,pytest
 from PIL import Image
 from manga_colorize.core import over_white,to_image
 from manga_colorize.dataset.batches import cues
-from manga_colorize.sketches.sketchify import blur_cue,no_cue
+from manga_colorize.cues.blur import blur_cue,no_cue
 from manga_colorize.evaluate.metrics import psnr,ssim
 from manga_colorize.evaluate.tasks import TaskScores,evaluate_tasks,manga_tasks,paint_page,show_tasks,task_files,task_names,task_sheet
 from fixtures import digest

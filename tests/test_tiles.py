@@ -7,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.sketches.sketchify import blur_cue,no_cue,sketchify
+from manga_colorize.cues.blur import blur_cue,no_cue
+from manga_colorize.sketches.sketchify import sketchify
 from manga_colorize.world.artist import World
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
 from manga_colorize.colorizer.colorizer import Colorizer

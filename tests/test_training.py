@@ -8,8 +8,13 @@ from manga_colorize.dataset.batches import manga_dls
 from manga_colorize.dataset.build import build_dataset
 from manga_colorize.training.checkpoints import *
 from manga_colorize.pix2pix.networks import *
+from manga_colorize.pix2pix.import_weights import *
+from manga_colorize.training.initialization import *
 from manga_colorize.evaluate.training_speed import *
 from manga_colorize.pix2pix.training import *
+from manga_colorize.training.precision import *
+from manga_colorize.training.progress import *
+from manga_colorize.training.schedule import *
 from fixtures import digest
 
 def data(n=4, bs=2, size=32):

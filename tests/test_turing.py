@@ -3,7 +3,7 @@ import json,math,re,shutil
 
 import numpy as np,pytest
 from manga_colorize.core import over_white
-from manga_colorize.sketches.sketchify import blur_cue
+from manga_colorize.cues.blur import blur_cue
 from manga_colorize.studio.turing import *
 from manga_colorize.studio.turing import _pictures
 

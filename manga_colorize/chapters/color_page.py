@@ -12,7 +12,7 @@ from ..core import to_image
 from ..scans.balloons import balloons
 from ..scans.descreen import descreen,dot_period,specks,strokes
 from ..scans.panels import read_page,panels
-from ..sketches.sketchify import no_cue
+from ..cues.blur import no_cue
 from .reference import as_palette,reference_cue
 
 # %% ../../nbs/course/16_whole_pages.ipynb #b18a3c37

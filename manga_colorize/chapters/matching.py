@@ -15,7 +15,7 @@ from ..sketches.sketchify import sketchify
 from ..world.artist import World
 from ..evaluate.adherence import rgb_to_lab
 from ..training.checkpoints import StopOnNaN
-from ..pix2pix.training import fast_cbs
+from ..training.precision import fast_cbs
 from .describer import Describer,describe,fit_panel,grey_of,stranger,warmth
 from fastai.basics import *
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import __version__
 from ..core import atomic_path,to_image,to_tensor
-from ..sketches.sketchify import no_cue
+from ..cues.blur import no_cue
 from .inputs import fit_cue,mirror_pad,picture_tensor,read_cue,read_sketch,soften_cue
 from .tiles import in_tiles
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..core import read_image,to_image,to_tensor
-from ..sketches.sketchify import cosine_blur
+from ..cues.blur import cosine_blur
 
 # %% ../../nbs/colorizer/inputs.ipynb #82010c8d
 def picture_tensor(

@@ -26,7 +26,7 @@ except ImportError:
     _Sketches = Annotated[str, 'Line art or whole pages: picture files, or folders of them', {'nargs':'+'}]
 
 def _files(paths):
-    from manga_colorize.evaluate.metrics import picture_files
+    from manga_colorize.evaluate.folder import picture_files
     return [f for s in paths for f in (picture_files(s) if Path(s).is_dir() else [Path(s)])]
 
 def _target(out, stem, taken, overwrite):

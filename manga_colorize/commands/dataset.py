@@ -15,7 +15,8 @@ from ..dataset.audit import audit
 from ..booru.client import manga_download
 from ..dataset.card import evenly
 from ..dataset.build import build_dataset,read_metadata
-from ..sketches.sketchify import blur_cue,sketchify
+from ..cues.blur import blur_cue
+from ..sketches.sketchify import sketchify
 
 # %% ../../nbs/commands/dataset.ipynb #ba3777ec
 class _Counter:

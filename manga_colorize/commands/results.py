@@ -13,8 +13,9 @@ from string import Template
 from PIL import Image
 
 from ..core import atomic_path,jpeg_bytes,to_image
-from ..sketches.sketchify import blur_cue,sketchify
-from ..evaluate.metrics import read_square
+from ..cues.blur import blur_cue
+from ..sketches.sketchify import sketchify
+from ..evaluate.folder import read_square
 
 # %% ../../nbs/commands/results.ipynb #814951d5
 def colour_rows(

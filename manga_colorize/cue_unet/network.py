@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastcore.basics import store_attr
 from torch import nn
 
-from ..sketches.sketchify import cosine_waves
+from ..cues.blur import cosine_waves
 
 # %% ../../nbs/cue_unet/network.ipynb #5549e444
 def _conv(ni, nf, ks=3, stride=1): # convolution, batch norm, leaky ReLU

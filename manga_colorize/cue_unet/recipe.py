@@ -8,10 +8,10 @@ __all__ = ['grainy_cue', 'mosaic_cue', 'recipe_cue', 'recipe_dls', 'recipe_learn
 # %% ../../nbs/cue_unet/recipe.ipynb #cde18dc8
 from ..core import *
 from ..dataset.batches import manga_dls
-from ..sketches.sketchify import blur_cue,no_cue
+from ..cues.blur import blur_cue,no_cue
 from ..cues.strokes import mixed_cue
 from ..training.checkpoints import StopOnNaN
-from ..pix2pix.training import fast_cbs
+from ..training.precision import fast_cbs
 from .network import CueUnet
 from fastai.basics import *
 

@@ -8,7 +8,7 @@ __all__ = ['as_rgb', 'MirrorPad', 'norm_stage', 'ResidualBlock', 'ResnetGenerato
 
 # %% ../../nbs/cyclegan/networks.ipynb #94b098d0
 from ..core import *
-from ..pix2pix.networks import init_published,n_params
+from ..training.initialization import init_published,n_params
 from fastai.basics import *
 from torch.utils.checkpoint import checkpoint
 

@@ -10,7 +10,9 @@ from ..core import *
 from .networks import *
 from ..training.adversarial import *
 from ..training.checkpoints import StopOnNaN
-from ..pix2pix.training import LiveLosses,fast_cbs,published_adam,split_networks
+from ..training.progress import LiveLosses
+from ..training.precision import fast_cbs
+from ..training.schedule import published_adam,split_networks
 from fastai.basics import *
 
 # %% ../../nbs/course/13_cyclegan.ipynb #147e3098

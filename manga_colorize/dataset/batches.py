@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['cues', 'sketches', 'load_pixels', 'Pictures', 'shuffled', 'luck', 'cue_seeds', 'mirror', 'cut', 'shuffle_channels',
-           'EpochDL', 'PageDL', 'manga_dls']
+           'by_name', 'takes_seed', 'EpochDL', 'PageDL', 'manga_dls']
 
 # %% ../../nbs/dataset/batches.ipynb #14eac670
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from ..core import show_pages
 from .build import read_metadata
-from ..sketches.sketchify import blur_cue,no_cue,sketchify
+from ..cues.blur import blur_cue,no_cue
+from ..sketches.sketchify import sketchify
 from .reading import Refused,fit,read_color
 from ..sketches.line_styles import rough_sketch
 from ..cues.strokes import erased_cue,mixed_cue,patch_cue,point_cue,stroke_cue
@@ -124,16 +125,24 @@ cues = dict(blur=blur_cue, none=no_cue, erased=erased_cue, point=point_cue, patc
 
 sketches = dict(sketchify=sketchify, xdog=xdog, rough=rough_sketch, own=None) # 'own': read with the pictures, not drawn
 
-def _function(name, among=cues, what='cue'):
+def by_name(
+    name,       # A name, or a function, which is passed on
+    among=cues, # Functions by name
+    what='cue'  # What they draw, for the error
+):
+    "Find the function that a name stands for; `ValueError` on an unknown one"
     if callable(name): return name
     if name not in among: raise ValueError(f"expected a {what} among {list(among)}, or a function, got {name!r}")
     return among[name]
 
-def _takes_seed(f):
+def takes_seed(
+    f # Any function
+)->bool: # Has it an argument `seed`?
+    "Say whether a function draws at random"
     try: return 'seed' in signature(f).parameters
     except (TypeError,ValueError): return False
 
-def _draw(f, pixels, seeds): return f(pixels, seed=seeds) if _takes_seed(f) else f(pixels)
+def _draw(f, pixels, seeds): return f(pixels, seed=seeds) if takes_seed(f) else f(pixels)
 
 # %% ../../nbs/dataset/batches.ipynb #b7ab19fc
 class EpochDL(TfmdDL):
@@ -189,7 +198,7 @@ class PageDL(EpochDL):
         **kwargs            # `seed`, `epoch` and `drop_last` of `EpochDL`
     ):
         store_attr('size,cue,sketch,crop,cuts,recolor,augment')
-        self.draw_cue,self.draw_sketch = _function(cue),_function(sketch, sketches, 'sketch')
+        self.draw_cue,self.draw_sketch = by_name(cue),by_name(sketch, sketches, 'sketch')
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers, **kwargs)
 
     def shuffle_fn(self, idxs): return shuffled(len(idxs), self.seed, self.now)
@@ -268,7 +277,7 @@ def manga_dls(
     device=None       # Where the batches go; None for fastai's default
 )->DataLoaders: # Batches of sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Load a data set for training; `ValueError` if it is none or too small"
-    _function(cue); _function(sketch, sketches, 'sketch')
+    by_name(cue); by_name(sketch, sketches, 'sketch')
     if seed<0: raise ValueError(f"expected a seed of 0 or more, got {seed}")
     if cuts<1 or not 0<=recolor<=1: raise ValueError(f"expected at least one cut and a share from 0 to 1, got cuts={cuts} and recolor={recolor}")
     if (cuts>1 or recolor) and not augment or cuts>1 and crop is None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..core import over_white
 from ..cues.strokes import point_cue
 from ..sketches.sketchify import sketchify
-from .metrics import picture_files,psnr,read_square
+from .folder import picture_files,read_square
+from .metrics import psnr
 
 # %% ../../nbs/evaluate/curve.ipynb #ed00af47
 class PointsCurve:

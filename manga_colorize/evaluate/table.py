@@ -9,9 +9,11 @@ __all__ = ['given', 'painters', 'score_pages', 'LabTable', 'score_painters', 'pa
 from ..core import *
 from ..dataset.batches import manga_dls
 from ..dataset.screening import colourfulness
-from ..sketches.sketchify import blur_cue,sketchify
+from ..cues.blur import blur_cue
+from ..sketches.sketchify import sketchify
 from .color_metrics import ab_auc,balance_classes
-from .metrics import psnr,read_square,ssim
+from .metrics import psnr,ssim
+from .folder import read_square
 from ..lab.network import grey_page
 from ..lab.training import lab_learner
 from ..pix2pix.training import pix2pix_learner
@@ -120,7 +122,7 @@ def lab_table(
     **kwargs          # Of `painter_learner`
 )->LabTable: # Rows for the validation pictures of `data`, then for `art`
     "Train painters on one data set and score them, each by its protocol"
-    from manga_colorize.evaluate.metrics import picture_files
+    from manga_colorize.evaluate.folder import picture_files
     dls,trained = manga_dls(data, bs=bs, crop=crop, resident=True),{}
     files = hashlib.sha256(repr([(f.name,f.stat().st_size) for f in dls.train_ds.files]).encode()).hexdigest()[:16]
     for name in names or painters:

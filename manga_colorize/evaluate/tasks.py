@@ -14,7 +14,7 @@ from fastcore.basics import patch,store_attr
 from fastcore.script import call_parse
 from PIL import Image
 from ..core import atomic_path,jpeg_bytes,over_white,page_sheet,to_image
-from ..dataset.batches import _function,_takes_seed
+from ..dataset.batches import by_name,takes_seed
 from ..dataset.build import read_metadata
 from ..sketches.sketchify import sketchify
 from .metrics import psnr,ssim
@@ -40,8 +40,8 @@ def _pairs(paints, cue):
     return {'cue alone':(lambda sketch,cue: over_white(cue), cue), **own}
 
 def _told(cue, color, seed):
-    draw = _function(cue)
-    return draw(color, seed=seed) if _takes_seed(draw) else draw(color)
+    draw = by_name(cue)
+    return draw(color, seed=seed) if takes_seed(draw) else draw(color)
 
 def paint_page(
     paints,      # A dict of painters by name, called with a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); or of pairs (painter, its cue)
@@ -184,7 +184,7 @@ def show_tasks(
 def _trained(dataset, folder, cue, settings):
     "Train a painter in `folder`, or go on with it, and load it"
     from manga_colorize.training.checkpoints import read_checkpoint
-    from manga_colorize.pix2pix.training import manga_train
+    from manga_colorize.commands.train import manga_train
     from manga_colorize.colorizer.colorizer import Colorizer
     checkpoint = folder/'checkpoint.pt'
     manga_train(str(dataset), str(folder), cue=cue, resume=checkpoint.exists(), **settings)
@@ -224,7 +224,7 @@ def manga_tasks(
     settings = dict(epochs=epochs, bs=bs, ngf=ngf, depth=depth, crop=crop, l1=l1, lr=lr, precision=precision, seed=seed, files=files)
     out = Path(out)
     try:
-        _function(cue)
+        by_name(cue)
         if not any(task_files(dataset, t, 1) for t in task_names):
             raise ValueError(f"expected pictures for the tests in {dataset!r}, got none: the data set needs characters, and tests")
         paints = {k.upper():(Colorizer.load(given) if given else _trained(dataset, out/k, c, settings), c) for k,given,c in (('a',a,'none'),('b',b,cue))}

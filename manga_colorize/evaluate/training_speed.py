@@ -11,6 +11,8 @@ from ..pix2pix.networks import *
 from ..training.adversarial import *
 from ..training.checkpoints import Checkpoints
 from ..pix2pix.training import *
+from ..training.precision import *
+from ..training.schedule import *
 from fastai.basics import *
 from fastai.callback.all import *
 

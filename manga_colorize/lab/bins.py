@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .gamut import gamut_bins,histogram_colors,kmeans_bins,used_bins
 from .encoding import decode,soft_encode
-from ..color import _check
+from ..color import check_range
 
 _all_ = ['gamut_bins','kmeans_bins','used_bins','soft_encode','decode'] # all about bins in one place
 
@@ -103,5 +103,5 @@ def grey_mask(
     least:float=5 # |a| or |b| above this is colour
 )->Tensor: # bool (B, 1, 1, 1): is there any colour in the picture?
     "Tell pictures with colour from grey ones, as the published code does"
-    _check(ab, 'ab', 2, -128, 128)
+    check_range(ab, 'ab', 2, -128, 128)
     return (ab.abs()>least).flatten(1).any(1)[:,None,None,None]

@@ -13,7 +13,7 @@ import numpy as np,torch
 from torch import Tensor
 
 from .gamut import gamut_bins
-from ..color import _check
+from ..color import check_range
 
 # %% ../../nbs/course/11_a_choice_among_bins.ipynb #28f9c9d4
 table_step = .5 # ab is rounded to multiples of this before it is looked up
@@ -42,7 +42,7 @@ def soft_encode(
     bins:Tensor=None # (Q, 2); None for `gamut_bins()`
 )->tuple[Tensor,Tensor]: # Indices, long (B, k, h, w), nearest first; weights (B, k, h, w), which sum to 1
     "Share every pixel among its `k` nearest bins, by a table (Zhang et al. 2016, section 2.1)"
-    _check(ab, 'ab', 2, -128, 128)
+    check_range(ab, 'ab', 2, -128, 128)
     key = None if bins is None else _bins(bins, 'cpu').contiguous().numpy().tobytes()
     q = len(gamut_bins() if bins is None else bins)
     if not 1<=k<=q or not sigma>0: raise ValueError(f"expected k of 1 to {q} and a sigma above 0, got k={k} and sigma={sigma}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import to_image,to_tensor
 from ..dataset.build import read_metadata
-from ..color import _check,in_gamut,join_lab,split_lab
+from ..color import check_range,in_gamut,join_lab,split_lab
 
 # %% ../../nbs/lab/gamut.ipynb #821dcb33
 @lru_cache
@@ -107,7 +107,7 @@ def ab_histogram(
     "Count the colours of a data set in squares of one unit; only its training part if it has parts"
     counts = torch.zeros(256*256, dtype=torch.float64)
     for ab in _batches(dataset, n):
-        _check(ab, 'ab', 2, -128, 128)
+        check_range(ab, 'ab', 2, -128, 128)
         a,b = (ab.floor().long()+128).clamp(0,255).cpu().unbind(1)
         counts += torch.bincount((a*256+b).flatten(), minlength=256*256)
     if not counts.sum(): raise ValueError("expected at least one picture, got none")

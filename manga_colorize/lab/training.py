@@ -14,7 +14,7 @@ from .encoding import soft_encode
 from .network import LabPainter,exact,grey_page
 from .bins import encoding_loss,grey_mask,prior,rebalance_weights
 from ..training.checkpoints import StopOnNaN
-from ..pix2pix.training import fast_cbs
+from ..training.precision import fast_cbs
 from fastai.basics import *
 
 # %% ../../nbs/course/12_the_color_network.ipynb #1df533c7

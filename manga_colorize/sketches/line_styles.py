@@ -12,10 +12,10 @@ import numpy as np,torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core import to_image,to_tensor
-from ..cues.points import _dice,_seeds
-from .pencil import _each,broken,despeckle,guides,hatch,paper,pen,pencil,retrace,speckle,wobble
-from .sketchify import _check_picture,_grey,_levels,_local_mean
-from .xdog import _xdog
+
+from .pencil import per_picture,broken,despeckle,guides,hatch,paper,pen,pencil,retrace,speckle,wobble
+from ..pictures import check_picture,color_levels,dice,grey_levels,local_mean,picture_seeds
+from .xdog import xdog_levels
 
 # %% ../../nbs/sketches/line_styles.ipynb #661b5111
 sketch_ways = dict(
@@ -53,11 +53,11 @@ def _by(key, draw):
         out,values = torch.empty_like(grey),settings.pop(key)
         for v in np.unique(values):
             of = torch.from_numpy(np.flatnonzero(values==v)).to(grey.device)
-            out[of] = draw(grey[of], v.item(), **{k:_each(grey.new_tensor(s[values==v])) for k,s in settings.items()})
+            out[of] = draw(grey[of], v.item(), **{k:per_picture(grey.new_tensor(s[values==v])) for k,s in settings.items()})
         return out
     return f
 
-def _ink(grey, block, c, **_): return torch.where(grey-_local_mean(grey, block).round() > -c, 1., -1.)
+def _ink(grey, block, c, **_): return torch.where(grey-local_mean(grey, block).round() > -c, 1., -1.)
 
 def _zoomed(grey, zoom, **_):
     size = [max(1, round(n*zoom)) for n in grey.shape[-2:]]
@@ -67,7 +67,7 @@ def _zoomed(grey, zoom, **_):
 # %% ../../nbs/sketches/line_styles.ipynb #cca33cba
 _ways = dict(plain  = lambda grey,settings: _ink(grey, 7, 2),
              window = _by('block', _ink),
-             xdog   = _by('sigma', lambda grey,sigma,epsilon,phi,**_: _xdog(grey, sigma, epsilon=epsilon, phi=phi)),
+             xdog   = _by('sigma', lambda grey,sigma,epsilon,phi,**_: xdog_levels(grey, sigma, epsilon=epsilon, phi=phi)),
              clean  = lambda grey,settings: despeckle(_ways['window'](grey, settings)),
              scaled = _by('zoom', _zoomed))
 _changes = dict(hatch=hatch, retrace=retrace, wobble=wobble, pen=pen, broken=broken, speckle=speckle, pencil=pencil, guides=guides, paper=paper)
@@ -78,7 +78,7 @@ def _any_color(f):
     @wraps(f)
     def g(color, *args, **kwargs):
         if isinstance(color, Tensor): return f(color[None], *args, **kwargs)[0] if color.ndim==3 else f(color, *args, **kwargs)
-        _check_picture(color)
+        check_picture(color)
         return to_image(f(to_tensor(color)[None], *args, **kwargs)[0])[...,0]
     return g
 
@@ -92,8 +92,8 @@ def rough_sketch(
     "Draw every picture in its own way, and all but plain ones with some changes of a hand"
     ways,changes = _share(sketch_ways if ways is None else ways, _ways, 'ways'),_share(sketch_changes if changes is None else changes, _changes, 'changes')
     if abs(ways.sum()-1)>1e-6: raise ValueError(f"expected ways whose shares add up to 1, got {ways.sum():.3g}")
-    grey,seeds = _grey(_levels(color)),np.array(_seeds(seed, len(color)), dtype=object)
-    way,settings,then = zip(*[_plan(rng, ways, changes) for rng in _dice(seeds, len(color), sum(map(ord,'rough')))])
+    grey,seeds = grey_levels(color_levels(color)),np.array(picture_seeds(seed, len(color)), dtype=object)
+    way,settings,then = zip(*[_plan(rng, ways, changes) for rng in dice(seeds, len(color), sum(map(ord,'rough')))])
     out,way,then = torch.empty_like(grey),np.array(way),np.array(then)
     for i,draw in enumerate(_ways.values()):
         if len(of := np.flatnonzero(way==i)):

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import jpeg_bytes,page_sheet,to_image
 from ..dataset.batches import cues,sketches
 from ..sketches.sketchify import complexity
-from .turing import _widgets
+from .turing import load_ipywidgets
 
 # %% ../../nbs/studio/sliders.ipynb #9804148b
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class SliderPanel:
         explorer, # An `Explorer`
         px=220    # Side of a picture on the screen, pixels
     ):
-        w = _widgets()
+        w = load_ipywidgets()
         from manga_colorize.studio.widget_parts import Latest
         self.explorer,self.px,self.jobs,self.lock,self.wanted,self.following = explorer,px,Latest(),threading.Lock(),{},False
         self.controls,self.options = _controls(w, explorer),_option_sliders(w, explorer)

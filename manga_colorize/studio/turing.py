@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['world_pairs', 'Trial', 'draw_trials', 'wilson', 'coin_p', 'Score', 'tally', 'TuringTest', 'play', 'load_answers',
-           'TuringCorner']
+           'load_ipywidgets', 'TuringCorner']
 
 # %% ../../nbs/studio/turing.ipynb #8119989a
 import base64,json,math,time
@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..core import atomic_path,over_white,to_image
-from ..sketches.sketchify import blur_cue,sketchify
+from ..cues.blur import blur_cue
+from ..sketches.sketchify import sketchify
 from ..world.artist import World
 
 # %% ../../nbs/studio/turing.ipynb #247731d2
@@ -205,7 +206,8 @@ def _read_answer(path, i, line):
     raise ValueError(f"expected an answer in line {i} of {str(path)!r}, got {line[:60]!r}")
 
 # %% ../../nbs/studio/turing.ipynb #69aca78d
-def _widgets():
+def load_ipywidgets(): # The module
+    "Import ipywidgets; `ImportError` that says how to get it"
     try: import ipywidgets
     except ImportError as e: raise ImportError("expected ipywidgets for buttons and sliders: pip install 'manga_colorize[lab]'") from e
     return ipywidgets
@@ -234,7 +236,7 @@ class TuringCorner:
         pause=.3      # A click that comes sooner than this after the pictures is ignored, seconds
     ):
         if seconds is not None and not seconds>0: raise ValueError(f"expected seconds above 0 or None, got {seconds}")
-        w,self.test,self.seconds,self.path,self.px = _widgets(),test,seconds,path,px
+        w,self.test,self.seconds,self.path,self.px = load_ipywidgets(),test,seconds,path,px
         self.pause = pause + (0 if seconds is None else .5)
         self.head,self.pictures = w.HTML(),w.HTML()
         self.buttons = {side:w.Button(description=f'{side} is real', layout=w.Layout(width=f'{px}px')) for side in ('left','right')}
