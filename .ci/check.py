@@ -27,6 +27,7 @@ if __name__=='__main__':
     if not shutil.which('git'): sys.exit('git is missing: the export check compares files with it')
     unchanged('the library is what the notebooks export', command('nbdev_export'))
     unchanged('the notebooks are clean', command('nbdev_clean'))
+    run('imports run one way', command('lint-imports'))
     run('README.md is what nbs/index.ipynb gives', sys.executable, '.ci/readme.py', '--check')
     os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='agg')  # two notebooks at a time, one thread each
     run('every notebook runs', command('nbdev_test'), '--n_workers', '2', '--do_print')

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import httpx,pytest
 from manga_colorize.booru import http as polite
-from manga_colorize.booru.client import Booru,EmbeddedBooru,Post,download,manga_download
+from manga_colorize.booru.client import Booru,EmbeddedBooru,Post,download
+from manga_colorize.commands.dataset import download as download_word
 from manga_colorize.booru.http import NotFetched,Pace,Polite,Stopped,is_public,retry_after
 from test_embedded import tiny
 
@@ -213,22 +214,22 @@ def test_endless_body_is_cut_short(server):
     with pytest.raises(NotFetched, match='larger than expected'): booru(server).fetch('/posts/1.json', limit=50_000)
 
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('manga_colorize.booru.client.EmbeddedBooru',
+    monkeypatch.setattr('manga_colorize.commands.dataset.EmbeddedBooru',
                         lambda world, **kw: EmbeddedBooru(None, draw=tiny, **kw))   # the World itself draws in the tests of manga-dataset
-    manga_download('world', '1girl', str(tmp_path/'a'), n=2, rate=100.)
+    download_word('world', '1girl', str(tmp_path/'a'), n=2, rate=100.)
     assert 'new                           2' in capsys.readouterr().out and len(list((tmp_path/'a'/'images').iterdir()))==2
     for args,text in ((('nowhere','x'),'an address like'), (('world','a b c'),'at most 2 tags'), (('world','no_such_tag'),"no post fits 'no_such_tag'")):
-        with pytest.raises(SystemExit, match=text): manga_download(*args, str(tmp_path/'b'), n=1, rate=100.)
-    with pytest.raises(SystemExit, match='a rating of'): manga_download('world', '1girl', str(tmp_path/'b'), n=1, rating='safe')
+        with pytest.raises((ValueError,OSError), match=text): download_word(*args, str(tmp_path/'b'), n=1, rate=100.)
+    with pytest.raises((ValueError,OSError), match='a rating of'): download_word('world', '1girl', str(tmp_path/'b'), n=1, rating='safe')
 
 def test_command_against_a_booru(server, tmp_path, capsys):
-    manga_download(server.url, '1girl', str(tmp_path/'a'), n=4, rate=100., rating='general,sensitive', login='mia', key='key', media='')
+    download_word(server.url, '1girl', str(tmp_path/'a'), n=4, rate=100., rating='general,sensitive', login='mia', key='key', media='')
     assert len(list((tmp_path/'a'/'images').iterdir()))==4 and capsys.readouterr().err==''
 
 def test_command_takes_the_key_from_the_environment(server, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match='both login and api_key'): manga_download(server.url, '1girl', str(tmp_path/'a'), n=1, login='mia')
+    with pytest.raises((ValueError,OSError), match='both login and api_key'): download_word(server.url, '1girl', str(tmp_path/'a'), n=1, login='mia')
     monkeypatch.setenv('MANGA_BOORU_KEY', 'key')
-    manga_download(server.url, '1girl original number_8', str(tmp_path/'a'), n=1, rate=100., login='mia')
+    download_word(server.url, '1girl original number_8', str(tmp_path/'a'), n=1, rate=100., login='mia')
     assert [p.name for p in (tmp_path/'a'/'images').iterdir()]==['8.png']
 
 def test_errors_name_the_booru(server):

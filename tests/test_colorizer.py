@@ -10,7 +10,8 @@ from torch import nn
 
 from manga_colorize.core import over_white,to_tensor
 from manga_colorize.world.artist import World
-from manga_colorize.colorizer.colorizer import Colorizer,archs
+from manga_colorize.colorizer.colorizer import Colorizer
+from manga_colorize.methods import Method,methods
 from manga_colorize.commands.colorize import manga_colorize
 from manga_colorize.colorizer.pretrained import embedded_folder
 from manga_colorize.colorizer.inputs import fit_cue,mirror_pad,read_cue,soften_cue
@@ -32,7 +33,7 @@ class Plain(Tiny):
     def forward(self, sketch, cue): return over_white(cue)+0*sketch
 
 @pytest.fixture(autouse=True)
-def tiny_arch(monkeypatch): monkeypatch.setitem(archs, 'tiny', Tiny)
+def tiny_arch(monkeypatch): monkeypatch.setitem(methods, 'tiny', Method('tiny', 'Tiny', '', ('sketch','cue'), print, Tiny))
 
 @pytest.fixture
 def paint(): return Colorizer(Tiny())

@@ -37,7 +37,7 @@ def test_a_process_fails_with_a_line_and_a_code():
     assert run.returncode==1 and run.stderr.startswith('manga-dataset build: expected a folder') and run.stderr.count('\n')==1
 
 def test_from_a_booru_to_an_audit(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path); monkeypatch.setattr('manga_colorize.booru.client.EmbeddedBooru', partial(EmbeddedBooru, size=96))
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr('manga_colorize.commands.dataset.EmbeddedBooru', partial(EmbeddedBooru, size=96))
     manga_dataset(['download','world','1girl','scans','--n','20','--rate','1000'])
     manga_dataset(['build','scans','pages','--size','64','--workers','0','--complexity','60'])
     manga_dataset(['audit','pages'])

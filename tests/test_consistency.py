@@ -129,7 +129,7 @@ def test_nothing_to_compare(kw):
     with pytest.raises(ValueError, match='expected 1 or more'): compare_chapters({}, World(31), **{'n':1,'pages':1,**kw})
 
 def test_nobody_returns(chapter, monkeypatch):
-    from manga_colorize.evaluate import chapters
+    from manga_colorize.chapters import benchmark as chapters
     monkeypatch.setattr(chapters, 'day_chapter', lambda *args,**kw: [chapter[0]]*2)
     def nobody(*args): raise ValueError('expected two people')
     monkeypatch.setattr(chapters, 'consistency', nobody)

@@ -376,10 +376,3 @@ def test_board_with_pix2pix(tmp_path):
         tags = events(tmp_path/str(gan)).Tags()
         assert tags['images']==['pictures'] and 'weights/generator' in tags['histograms'] and 'gradients/generator' in tags['histograms']
         assert ('loss/discriminator' in tags['scalars'])==(gan is not None) and 'loss/reconstruction' in tags['scalars']
-
-@pytest.mark.parametrize('size', [30,12,0,-4])
-def test_the_command_names_a_wrong_size(tmp_path, size):
-    from manga_colorize.commands.cyclegan import manga_cyclegan
-    with pytest.raises(SystemExit, match=f'manga-cyclegan: expected --size to be a multiple of 4, at least 16, got {size}'):
-        manga_cyclegan('world', 'world', out=tmp_path/'o', size=size)
-    assert not (tmp_path/'o'/'pages').exists()

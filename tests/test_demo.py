@@ -11,7 +11,7 @@ from children import Child,posix,run_script
 from manga_colorize.core import read_image
 from manga_colorize.dataset.build import build_dataset
 from manga_colorize.world.artist import World
-from manga_colorize.studio import demo
+from manga_colorize.commands import demo
 from manga_colorize.colorizer.colorizer import Colorizer
 from manga_colorize.commands.demo import TimeBudget,demo_source,run_demo,tune_threads
 from manga_colorize.commands.own_pictures import Hurry,Mixed,random_square,readable

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2,numpy as np,pytest
 from PIL import Image
+from manga_colorize.colorizer.train import train_method
 from manga_colorize.core import read_image
 from manga_colorize.dataset.build import build_dataset,read_metadata
 from manga_colorize.dataset.panel_source import PanelFolder,build_panels,draw_pages,drawn_share,even_paper,smooth_pages,squares
@@ -164,100 +165,98 @@ def test_smooth_pages(tmp_path):
     files[0].write_bytes(b'mine'); assert smooth_pages(tmp_path/'a', tmp_path/'b')==files and files[0].read_bytes()==b'mine'
     assert not [f for f in (tmp_path/'b').rglob('*') if f.is_file() and f.suffix!='.png' and f.name!='pages.json']
 
-# ---------- the command
+# ---------- CycleGAN by the public door
 
 @pytest.fixture(scope='module')
 def piles(tmp_path_factory):
     root = tmp_path_factory.mktemp('piles')
     return str(fill(root/'bw', 4)),str(fill(root/'color', 4, 4, True))
 
-small = dict(size=32, bs=4, ngf=2, blocks=1, layers=1, epochs=2)
+small = dict(size=32, bs=4, ngf=2, n_blocks=1, n_layers=1, epochs=2)
 
-def test_command_trains_and_resumes_exactly(piles, tmp_path, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch): monkeypatch.setenv('MANGA_SCALE', 'quick')
+
+def test_a_run_resumes_exactly(piles, tmp_path, quick):
     "A run stopped after one epoch and resumed ends as one that was not"
-    from fastai.basics import CancelFitException
-    from manga_colorize.cyclegan import command
+    from fastai.basics import Callback,CancelFitException
     from manga_colorize.colorizer.colorizer import Colorizer
-    monkeypatch.setenv('MANGA_SCALE', 'quick')
-    command.manga_cyclegan(*piles, out=tmp_path/'whole', **small)
-    class Stop(command.Checkpoints):
-        def after_epoch(self):
-            super().after_epoch()
-            raise CancelFitException
-    with monkeypatch.context() as m:
-        m.setattr(command, 'Checkpoints', Stop)
-        command.manga_cyclegan(*piles, out=tmp_path/'part', **small)
-    command.manga_cyclegan(*piles, out=tmp_path/'part', resume=True)
+    train_method('cyclegan', *piles, out=tmp_path/'whole', **small)
+    class Stop(Callback):
+        order = 91 # after the checkpoint
+        def after_epoch(self): raise CancelFitException
+    train_method('cyclegan', *piles, out=tmp_path/'part', cbs=[Stop()], **small)
+    train_method('cyclegan', *piles, out=tmp_path/'part', resume=True)
     a,b = [(tmp_path/k/'model.safetensors').read_bytes() for k in ('whole','part')]
     assert len(a)==len(b) and hash(a)==hash(b)
     paint = Colorizer.load(tmp_path/'whole', device='cpu')
     assert paint(np.full((40,50), 255, np.uint8)).size==(50,40)
-    assert paint.config['training']['identity']==.5 and paint.config['protocol']==dict(cue='none', size=32, tones='print')
+    assert paint.config['training']['lambda_identity']==.5 and paint.config['protocol']==dict(cue='none', size=32, tones='print')
+    assert paint.given==('sketch',)
     kept = json.loads((tmp_path/'whole'/'train.json').read_text(encoding='utf-8'))
-    assert [kept[k] for k in ('bw','color')]==[str(Path(p).resolve()) for p in piles] and kept['uncut'] is False
+    assert kept['folders']==[str(Path(p).resolve()) for p in piles] and kept['uncut'] is False
     published = (tmp_path/'whole'/'config.json').read_text(encoding='utf-8')
-    assert 'bw' not in paint.config['training'] and not any(Path(p).parent.name in published for p in piles)
+    assert 'folders' not in paint.config['training'] and not any(Path(p).parent.name in published for p in piles)
 
-def test_command_names_what_is_wrong(piles, tmp_path, monkeypatch):
-    from manga_colorize.commands.cyclegan import manga_cyclegan
-    monkeypatch.setenv('MANGA_SCALE', 'quick')
+def test_what_is_wrong_is_named(piles, tmp_path, quick):
     bw,color = piles; run,new,old = tmp_path/'p',dict(out=tmp_path/'q'),dict(out=tmp_path/'p', resume=True); run.mkdir()
     (run/'checkpoint.pt').touch()
     wrong = [((bw,color), dict(out=run), 'expected --resume'), ((bw,color), new | dict(resume=True), 'expected a run to go on with'),
              ((bw,'world'), new, 'the word world twice'), ((bw,bw), new, 'different pages'), ((tmp_path/'no',color), new, 'expected a folder of pictures'),
+             ((bw,), new, 'expected 2 folders for cyclegan, got 1'), ((bw,color), new | dict(blocks=3), 'got blocks'),
              ((bw,color), new | dict(uncut=True, bs=400, size=32), 'at least one batch')]
-    for args,kwargs,says in wrong: refused(manga_cyclegan, args, kwargs, says)
-    (run/'train.json').write_text('{"cue": "blur", "depth": 6}')          # of manga-train
-    refused(manga_cyclegan, (bw,color), old, 'expected a run of this command')
-    settings = dict(bw=bw, color=color, uncut=False, smooth=False, seed=0, precision=None, cycle=10., identity=.5, recompute=False, lr=1e-3, pages=40, **small)
-    (run/'train.json').write_text(json.dumps(settings))
-    for args,kwargs,says in (((bw,color), dict(ngf=8), "got {'ngf': 8}"), ((color,bw), {}, "got {'bw': "), ((bw,tmp_path), {}, "got {'color': "),
-                             (('world','world'), {}, "got {'bw': 'world'"), ((bw,color), dict(uncut=True), "got {'uncut': True}")):
-        refused(manga_cyclegan, args, old | kwargs, says)
+    for folders,kwargs,says in wrong: refused(folders, kwargs, says)
+    (run/'train.json').write_text('{"cue": "blur", "depth": 6}')          # of another program
+    refused((bw,color), old, 'expected a run of this command')
+    (run/'checkpoint.pt').unlink(); (run/'train.json').unlink()
+    train_method('cyclegan', bw, color, out=run, **(small | dict(epochs=1)))
+    for folders,kwargs,says in (((bw,color), dict(ngf=8), "got {'ngf': 8}"), ((color,bw), {}, "got {'folders': "), ((bw,tmp_path), {}, "got {'folders': "),
+                                (('world','world'), {}, "got {'folders': ['world'"), ((bw,color), dict(uncut=True), "got {'uncut': True}")):
+        refused(folders, old | kwargs, says)
 
-def refused(command, args, kwargs, says):
-    with pytest.raises(SystemExit, match='manga-cyclegan: ') as e: command(*args, **kwargs)
+def refused(folders, kwargs, says):
+    with pytest.raises(ValueError) as e: train_method('cyclegan', *folders, **kwargs)
     assert says in str(e.value)
 
-def test_uncut_goes_on_uncut(piles, tmp_path, monkeypatch):
-    from manga_colorize.cyclegan import command
-    seen = []
-    monkeypatch.setattr(command, '_run', lambda bw, color, out, s, *_: seen.append((bw, color)) or command.save_settings(s, out))
-    monkeypatch.setenv('MANGA_SCALE', 'quick')
-    for kwargs in (dict(uncut=True, **small), dict(resume=True)): command.manga_cyclegan(*piles, out=tmp_path/'run', **kwargs)
+@pytest.mark.parametrize('size', [30,12,0,-4])
+def test_the_command_names_a_wrong_size(size, tmp_path, quick):
+    from manga_colorize.commands.train import manga_train
+    with pytest.raises(SystemExit, match=f'manga-train: expected a size that is a multiple of 4, at least 16, got {size}'):
+        manga_train(['world', 'world', '--method', 'cyclegan', '--out', str(tmp_path/'o'), '--size', str(size)])
+    assert not (tmp_path/'o'/'pages').exists()
+
+def test_uncut_goes_on_uncut(piles, tmp_path, monkeypatch, quick):
+    from manga_colorize.dataset import page_folders
+    seen,load = [],page_folders.unpaired_dls
+    monkeypatch.setattr(page_folders, 'unpaired_dls', lambda bw, color, *args: seen.append((bw, color)) or load(bw, color, *args))
+    for kwargs in (dict(uncut=True, **(small | dict(epochs=1, bs=2))), dict(resume=True)): train_method('cyclegan', *piles, out=tmp_path/'run', **kwargs)
     assert seen==[tuple(map(Path, piles))]*2
 
-def test_smooth_tones_are_remembered(piles, tmp_path, monkeypatch):
+def test_smooth_tones_are_remembered(piles, tmp_path, quick):
     "The squares come from smooth pages, and the painter says that it knows no others"
-    from manga_colorize.cyclegan import command
     from manga_colorize.colorizer.colorizer import Colorizer
-    monkeypatch.setenv('MANGA_SCALE', 'quick')
-    command.manga_cyclegan(*piles, out=tmp_path/'run', smooth=True, **(small | dict(epochs=1)))
+    train_method('cyclegan', *piles, out=tmp_path/'run', smooth=True, **(small | dict(epochs=1)))
     assert len(list((tmp_path/'run'/'pages'/'bw-smooth').glob('*.png')))==4
     assert {r['page'] for r in read_metadata(tmp_path/'run'/'panels'/'bw-smooth-32')}<={f'page {i}.png.png' for i in range(4)}
     assert Colorizer.load(tmp_path/'run', device='cpu').config['protocol']['tones']=='smooth'
 
 @pytest.mark.parametrize('smooth', [False,True])
-def test_command_draws_its_own_pages(smooth, tmp_path, monkeypatch):
-    from manga_colorize.cyclegan import command
+def test_a_world_draws_its_own_pages(smooth, tmp_path, monkeypatch, quick):
+    from manga_colorize.dataset import page_folders
     from manga_colorize.colorizer.colorizer import Colorizer
-    monkeypatch.setenv('MANGA_SCALE', 'quick'); drawn = []
+    drawn = []
     def draw(folder, n, first=0, color=False, size=None, n_workers=0):
         drawn.append((Path(folder).name, n, first, color)); fill(Path(folder), n, first, color)
-    monkeypatch.setattr(command, 'draw_pages', draw)
-    class Interrupt(Exception): pass
-    def stop(*_): raise Interrupt
-    with monkeypatch.context() as m:
-        m.setattr(command, '_run', stop)
-        with pytest.raises(Interrupt): command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=2, epochs=1, smooth=smooth)))
-    command.manga_cyclegan('world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1, smooth=smooth)))    # none of the two pages of before
+    monkeypatch.setattr(page_folders, 'draw_pages', draw)
+    page_folders.page_squares('world', 'world', tmp_path, 32, pages=2, smooth=smooth)
+    train_method('cyclegan', 'world', 'world', out=tmp_path, **(small | dict(pages=3, epochs=1, smooth=smooth)))    # none of the two pages of before
     assert drawn==[('bw-2-600',2,0,False),('color-2-600',2,2,True),('bw-3-600',3,0,False),('color-3-600',3,3,True)] and (tmp_path/'config.json').exists()
     assert Colorizer.load(tmp_path, device='cpu').config['data']==dict(kind='world', world=0, pages=3)
     if smooth: assert {f['page'] for f in read_metadata(tmp_path/'panels'/'bw-3-600-smooth-32')}<={f'page {i}.png.png' for i in range(3)}
     assert {f['page'] for f in read_metadata(tmp_path/'panels'/'color-3-600-32')}=={f'page {i}.png' for i in (3,4,5)}
 
 def test_what_a_step_costs():
-    from manga_colorize.commands.cyclegan import cyclegan_speed,step_bytes
+    from manga_colorize.evaluate.training_speed import cyclegan_speed,step_bytes
     narrow = dict(ngf=4, n_blocks=2, n_layers=1, precision='fp32')
     assert cyclegan_speed(32, 1, n=1, rounds=1, **narrow)>0
     assert step_bytes(32, 1, recompute=True, **narrow)<step_bytes(32, 1, **narrow)<step_bytes(32, 2, **narrow)
@@ -266,7 +265,7 @@ def test_what_a_step_keeps_in_half_precision(monkeypatch):
     "The scaler of fp16 refuses a step without gradients; here it is the CPU's, which does the same"
     from fastai.callback import fp16
     from torch.amp import GradScaler,autocast
-    from manga_colorize.commands.cyclegan import step_bytes
+    from manga_colorize.evaluate.training_speed import step_bytes
     monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kwargs: GradScaler('cpu', **kwargs))
     monkeypatch.setattr(fp16, 'autocast', lambda device, dtype: autocast('cpu', dtype=dtype))
     half,whole = [step_bytes(32, 1, ngf=4, n_blocks=2, n_layers=1, precision=p) for p in ('fp16','fp32')]

@@ -19,7 +19,7 @@ from manga_colorize.evaluate.adherence import rgb_to_lab
 from manga_colorize.evaluate.color_metrics import colourfulness
 from manga_colorize.evaluate.metrics import psnr
 from manga_colorize.pix2pix.networks import Pix2Pix,UnetGenerator
-from manga_colorize.studio import pretrained
+from manga_colorize.colorizer import pretrained
 from manga_colorize.colorizer.colorizer import Colorizer
 from manga_colorize.commands.colorize import manga_colorize
 from manga_colorize.chapters.color_page import color_page

@@ -7,7 +7,7 @@ from manga_colorize.world.pages import Page
 from manga_colorize.scans.panels import panels
 from manga_colorize.world.artist import World
 from manga_colorize.chapters.consistency import day_chapter
-from manga_colorize.studio import reference
+from manga_colorize.chapters import reference
 from manga_colorize.chapters.describer import Describer,PlainDescriber,describe,fit_panel,grey_of,load_describer,places,save_describer
 from manga_colorize.chapters.matching import chapter_panels,describer_learner,find_scenery,match_batch,match_loss,some_places,who_is_where
 from manga_colorize.chapters.color_page import bare_lines,color_page,owners

@@ -1,8 +1,10 @@
 "The learner, its schedule, its speed and its command"
-import json,os,subprocess,sys
+import json,os,re,subprocess,sys
 import numpy as np,pytest,torch
 from PIL import Image
 from fastai.basics import Callback,CancelFitException,DataLoader,DataLoaders
+from manga_colorize.colorizer.train import train_method
+from manga_colorize.commands.train import manga_train
 from manga_colorize.core import seed_everything
 from manga_colorize.dataset.batches import manga_dls
 from manga_colorize.dataset.build import build_dataset
@@ -125,42 +127,51 @@ def test_lr_find_runs(pages, tmp_path):
 def test_command(pages, tmp_path):
     from manga_colorize.colorizer.colorizer import Colorizer
     main,out = tmp_path/'main.py',tmp_path/'painter'
-    main.write_text('from manga_colorize.pix2pix.training import manga_train\nmanga_train()\n')
-    args = [str(pages), '--out', str(out), '--epochs', '2', '--bs', '4', '--ngf', '2', '--depth', '5', '--gan', 'lsgan', '--files']
+    main.write_text('from manga_colorize.commands.start import train\ntrain()\n')
+    args = [str(pages), '--out', str(out), '--epochs', '2', '--bs', '4', '--ngf', '2', '--n_down', '5', '--gan_loss', 'lsgan', '--no-resident']
     env = {**os.environ, 'OMP_NUM_THREADS':'1', 'PYTHONPATH':os.pathsep.join(sys.path)}
     res = subprocess.run([sys.executable, '-W', 'ignore', str(main), *args], env=env, capture_output=True, text=True)
     assert res.returncode == 0 and str(out) in res.stdout, res.stderr
     paint = Colorizer.load(out)
     assert paint(np.full((40,50), 255, np.uint8)).size == (50,40)
     assert paint.config['training']['ngf'] == 2
-    assert json.loads((out/'train.json').read_text())['epochs'] == 2
+    kept = json.loads((out/'train.json').read_text())
+    assert (kept['epochs'],kept['resident'],kept['method']) == (2,False,'pix2pix')
 
-small = dict(bs=4, ngf=2, depth=5, epochs=2)
+small = dict(bs=4, ngf=2, n_down=5, epochs=2)
 
-def test_command_resumes_exactly(pages, tmp_path, monkeypatch):
+def test_a_run_resumes_exactly(pages, tmp_path):
     "A run stopped after one epoch and resumed ends as one that was not"
-    from manga_colorize.pix2pix import training
-    manga_train(pages, tmp_path/'whole', **small)
-    class Stop(Checkpoints):
-        def after_epoch(self):
-            super().after_epoch()
-            raise CancelFitException
-    with monkeypatch.context() as m:
-        m.setattr(training, 'Checkpoints', Stop)
-        manga_train(pages, tmp_path/'part', **small)
+    train_method('pix2pix', pages, out=tmp_path/'whole', **small)
+    class Stop(Callback):
+        order = 91 # after the checkpoint
+        def after_epoch(self): raise CancelFitException
+    train_method('pix2pix', pages, out=tmp_path/'part', cbs=[Stop()], **small)
     assert read_checkpoint(tmp_path/'part'/'checkpoint.pt')['epoch'] == 1
-    manga_train(pages, tmp_path/'part', resume=True)
+    train_method('pix2pix', pages, out=tmp_path/'part', resume=True)
     whole,part = [digest(tmp_path/k/'model.safetensors') for k in ('whole','part')]
     assert whole == part
 
-def test_command_names_what_is_wrong(pages, tmp_path):
-    manga_train(pages, tmp_path/'p', **{**small, 'epochs':1})
-    for kwargs,says in ((dict(out=tmp_path/'p'), 'expected --resume'), (dict(out=tmp_path/'p', resume=True, ngf=8), "got {'ngf': 8}"),
-                        (dict(out=tmp_path/'q', resume=True), 'expected a run to go on with'), (dict(out=tmp_path/'q', gan='wgan', bs=4), 'among'),
-                        (dict(out=tmp_path/'q', bs=400), 'at least one batch'), (dict(out=tmp_path/'q', cue='red', bs=4), 'red')):
-        with pytest.raises(SystemExit, match='manga-train: ') as e: manga_train(pages, **kwargs)
+def test_command_names_what_is_wrong(pages, tmp_path, capsys):
+    train_method('pix2pix', pages, out=tmp_path/'p', **{**small, 'epochs':1})
+    for args,says in ((['--out',tmp_path/'p'], 'expected --resume'), (['--out',tmp_path/'p','--resume','--ngf',8], "got {'ngf': 8}"),
+                      (['--out',tmp_path/'q','--resume'], 'expected a run to go on with'), (['--out',tmp_path/'q','--gan_loss','wgan','--bs',4], 'among'),
+                      (['--out',tmp_path/'q','--bs',400], 'at least one batch'), (['--out',tmp_path/'q','--cue','red','--bs',4], 'red')):
+        with pytest.raises(SystemExit, match='manga-train: ') as e: manga_train([str(x) for x in (pages,*args)])
         assert says in str(e.value)
-    with pytest.raises(SystemExit, match='manga-train: '): manga_train(tmp_path/'nothing', tmp_path/'q')
+    with pytest.raises(SystemExit, match='manga-train: '): manga_train([str(tmp_path/'nothing'), '--out', str(tmp_path/'q')])
+    for args,says in ((['--method','soup'], 'expected a method of pix2pix, cyclegan, lab, cue_unet'), (['--depth','3'], 'unrecognized arguments: --depth')):
+        with pytest.raises(SystemExit): manga_train([str(pages), *args])
+        assert says in capsys.readouterr().err
+
+@pytest.mark.parametrize('name', ['pix2pix','cyclegan','lab','cue_unet'])
+def test_help_explains_the_options_of_a_method(name, capsys):
+    "Every option has a comment, and its usual value"
+    with pytest.raises(SystemExit): manga_train(['--method', name, '--help'])
+    said = capsys.readouterr().out
+    assert f'options of {name}' in said
+    lines = re.split(r'\n  --', said[said.index(f'options of {name}'):])[1:]
+    assert len(lines)>=8 and all(re.search(r'[A-Z][a-z ]+', l.split(None, 1)[1]) for l in lines), lines
 
 def test_benchmark_runs():
     theirs,ours = step_benchmark(size=32, bs=1, ngf=2, n_down=5, n=2, rounds=1)

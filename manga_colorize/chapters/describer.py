@@ -7,16 +7,15 @@ __all__ = ['warmth', 'stranger', 'fit_panel', 'grey_of', 'Describer', 'PlainDesc
            'describe', 'places']
 
 # %% ../../nbs/chapters/describer.ipynb #61d36adb
-import hashlib,json,math
+import math
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-import cv2,numpy as np,safetensors.torch as st,torch,torch.nn.functional as F
+import cv2,numpy as np,torch,torch.nn.functional as F
 from torch import nn
 
-from ..core import atomic_path
-from ..colorizer.colorizer import _fill,_read_config,_read_weights,_small
+from ..colorizer.files import fill_model,read_config,read_weights,write_model
 from ..cue_unet.network import ResBlock
 
 # %% ../../nbs/chapters/describer.ipynb #a93c5c41
@@ -97,12 +96,7 @@ def save_describer(
     **about        # More to remember, as plain data
 )->Path: # The folder
     "Write `model.safetensors`, in 16 bits, and `config.json`"
-    weights = st.save({k:_small(v.detach().cpu(),True) for k,v in net.state_dict().items()})
-    config = json.dumps({'format':1, 'model':dict(arch='describer',**net.config), **about, 'sha256':hashlib.sha256(weights).hexdigest()}, indent=2)
-    folder = Path(folder)
-    with atomic_path(folder/'config.json') as c, atomic_path(folder/'model.safetensors') as w:
-        w.write_bytes(weights); c.write_text(config+'\n', encoding='utf-8')
-    return folder
+    return write_model(folder, net, {'format':1, 'model':dict(arch='describer',**net.config), **about}, half=True)
 
 def _build(model):
     "An empty `Describer`; its weights take no memory yet"
@@ -112,8 +106,8 @@ def _build(model):
     with torch.device('meta'): return Describer(**args)
 
 def _load(folder):
-    config = _read_config(folder); net = _build(config['model'])
-    return _fill(net, _read_weights(folder/'model.safetensors',config.get('sha256'))).eval()
+    config = read_config(folder); net = _build(config['model'])
+    return fill_model(net, read_weights(folder, config.get('sha256'))).eval()
 
 @lru_cache(1)
 def _shipped(): return _load(Path(str(files('manga_colorize')))/'weights'/'describer')

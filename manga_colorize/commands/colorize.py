@@ -10,12 +10,15 @@ import sys
 from itertools import chain,count
 from pathlib import Path
 from PIL import Image
-from fastcore.script import call_parse
 
 from ..core import atomic_path,to_image
 from ..sketches.sketchify import sketchify as draw_lines
 from ..colorizer.inputs import read_sketch
 from ..colorizer.pretrained import open_model
+from ..chapters.color_page import color_page
+from ..chapters.reference import Palette,reference_cue
+from ..dataset.screening import colour_share
+from ..evaluate.folder import picture_files
 
 # %% ../../nbs/commands/colorize.ipynb #60068bf5
 try: # the list of files: fastcore 1 has `Param` for it, fastcore 2 `Annotated`
@@ -26,7 +29,6 @@ except ImportError:
     _Sketches = Annotated[str, 'Line art or whole pages: picture files, or folders of them', {'nargs':'+'}]
 
 def _files(paths):
-    from manga_colorize.evaluate.folder import picture_files
     return [f for s in paths for f in (picture_files(s) if Path(s).is_dir() else [Path(s)])]
 
 def _target(out, stem, taken, overwrite):
@@ -39,8 +41,6 @@ def _looks_shaded(sketch): return ((sketch>50)&(sketch<205)).mean()>.25
 # %% ../../nbs/commands/colorize.ipynb #b52ceb70
 def _palette(reference):
     "What is known of the colours; None without a `reference`"
-    from manga_colorize.dataset.screening import colour_share
-    from manga_colorize.chapters.reference import Palette
     if reference is None: return None
     pages = {f:to_image(f) for f in _files([reference])}
     grey = [str(f) for f,a in pages.items() if colour_share(a)<.01]
@@ -51,26 +51,23 @@ def _palette(reference):
 
 def _painter(paint, cue, page, palette, exact):
     "A function that colours one sketch in the way that was asked for"
-    from manga_colorize.chapters.color_page import color_page
-    from manga_colorize.chapters.reference import reference_cue
     if page: return lambda ink: Image.fromarray(color_page(ink, paint, palette))
     if palette is None: return lambda ink: paint(ink, cue, soften=False if exact else None)
     return lambda ink: paint(ink, reference_cue(ink, palette))
 
 def _check(paint, cue, page, reference, exact):
     told = paint.config.get('protocol',{})
-    if told.get('cue')=='none' and (cue or reference):
+    if 'cue' not in paint.given and (cue or reference):
         raise ValueError(f"expected no --{'cue' if cue else 'reference'} for a model that takes none, got {cue or reference}")
     if cue and (page or reference): raise ValueError("expected --cue for single pictures, or --reference, for whole pages with --page, got both kinds")
     if exact and not cue: raise ValueError("expected a --cue to take exactly, got none")
     if cue and not Path(cue).is_file(): raise ValueError(f"expected a picture as cue, got {cue}")
     if told.get('tones')=='smooth' and not page: print('This model was trained on panels of pages without their dots: for whole pages try --page')
-    if not (cue or reference) and told.get('cue')!='none':
+    if not (cue or reference) and 'cue' in paint.given:
         print(f"This model was trained with colours to follow: without {'--reference' if page else '--cue'} its pages stay pale"
               +('; --model cyclegan guesses' if page else ''))
 
 # %% ../../nbs/commands/colorize.ipynb #e4412100
-@call_parse
 def manga_colorize(
     sketch:_Sketches,     # Picture files, or folders of them
     cue:str=None,         # Colours for all of them: rough strokes or a painting, as a picture; none by default

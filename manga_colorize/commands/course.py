@@ -10,7 +10,6 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from fastcore.script import call_parse
 from ..core import atomic_path
 
 # %% ../../nbs/commands/course.ipynb #0d32eca6
@@ -38,7 +37,6 @@ def copy_lessons(
     return written,kept
 
 # %% ../../nbs/commands/course.ipynb #d39d6b08
-@call_parse
 def manga_course(
     dst:str,         # Folder for the lessons
     force:bool=False # Replace lessons that you have changed?

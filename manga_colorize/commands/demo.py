@@ -10,7 +10,6 @@ import math,os,shutil,sys,time,torch,numpy as np
 from functools import partial
 from pathlib import Path
 from fastcore.basics import store_attr
-from fastcore.script import call_parse
 
 from ..core import atomic_path,has_gpu,page_sheet,seed_everything
 from fastai.basics import Callback,CancelFitException,CancelValidException
@@ -201,7 +200,6 @@ def run_demo(
     return _report(out, budget, paint, data, test, images is not None)
 
 # %% ../../nbs/commands/demo.ipynb #7899b707
-@call_parse
 def manga_demo(
     images:str=None,   # Folder of colour pictures to learn from, beside what is drawn
     minutes:float=4.5, # Minutes for everything

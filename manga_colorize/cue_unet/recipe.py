@@ -59,10 +59,14 @@ def recipe_dls(
     bs:int=4,        # Pictures in a batch
     size:int=None,   # Side of the pictures, pixels; None for that of the data set
     crop:int=256,    # Side of random cuts, pixels: a multiple of 64, at most `size`; as large as the pictures, it leaves them whole
-    **kwargs         # More for `manga_dls`
+    seed:int=0,      # Decides order and augmentation
+    resident=True,   # Keep all pictures as bytes on the device?
+    n_workers:int=0, # Processes that read files
+    device=None      # Where the batches go; None for fastai's default
 )->DataLoaders:
     "Load pictures with all kinds of lines and cues, and a quarter of them in other colours"
-    return manga_dls(path, cue=recipe_cue, sketch='rough', bs=bs, size=size, crop=crop, recolor=.25, **{'resident':True, **kwargs})
+    return manga_dls(path, cue=recipe_cue, sketch='rough', bs=bs, size=size, crop=crop, recolor=.25,
+                     seed=seed, resident=resident, n_workers=n_workers, device=device)
 
 # %% ../../nbs/cue_unet/recipe.ipynb #97ba46ec
 def recipe_learner(

@@ -178,6 +178,13 @@ class CyclePainter(Module):
     ): return self.to_color(as_rgb(sketch)) # RGB (B, 3, H, W) in [-1, 1]
     config = CycleGAN.config
 
+    @classmethod
+    def from_config(cls,
+        **config # As `config` gives them, but for `arch`: the arguments of `ResnetGenerator`
+    ):
+        "Build a painter from what `config` gives, but for `arch`"
+        return cls(ResnetGenerator(**config))
+
 # %% ../../nbs/cyclegan/networks.ipynb #4b4f903c
 def _stage_name(key, n):
     at,*rest = key.removeprefix('model.').split('.')

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['cues', 'sketches', 'load_pixels', 'Pictures', 'shuffled', 'luck', 'cue_seeds', 'mirror', 'cut', 'shuffle_channels',
-           'by_name', 'takes_seed', 'EpochDL', 'PageDL', 'manga_dls']
+           'by_name', 'takes_seed', 'EpochDL', 'PageDL', 'data_recipe', 'manga_dls']
 
 # %% ../../nbs/dataset/batches.ipynb #14eac670
+import json
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 from pathlib import Path
@@ -190,7 +191,7 @@ class PageDL(EpochDL):
         num_workers:int=0,  # Processes that read files
         size:int=None,      # Side of a picture, pixels; None for that of the data set
         cue='blur',         # Name in `cues`, or function of uint8 (B, 3, H, W); if it takes `seed`, it gets one for each picture
-        sketch=sketchify,   # Name in `sketches`, 'own' for those of the data set, or function of uint8 (B, 3, H, W); seeded as `cue` is
+        sketch='sketchify', # Name in `sketches`, 'own' for those of the data set, or function of uint8 (B, 3, H, W); seeded as `cue` is
         crop:int=None,      # Side of random cuts made after sketch and cue are drawn; None for none
         cuts:int=1,         # Cuts of each picture: a batch has `bs*cuts` of them
         recolor:float=0,    # Share of the pictures whose colours are shuffled: red becomes blue, say
@@ -223,6 +224,25 @@ def derive(self:PageDL,
     if not (self.augment and self.crop): return three
     places = [chance[:,k:k+2] for k in range(1, chance.shape[1], 2)]
     return tuple(torch.cat([cut(x, at, self.crop) for at in places]) for x in three)
+
+# %% ../../nbs/dataset/batches.ipynb #about001
+def _told(f): return getattr(getattr(f,'func',f),'__name__','own')
+def _numbers(f): return {k:p.default for k,p in signature(f).parameters.items() if isinstance(p.default,(int,float))} if f else {}
+
+@patch(as_prop=True)
+def about(self:PageDL): # dict of `data`, from the `dataset.json` beside the pictures, and `protocol`
+    "How the pictures and their sketches and cues are made, for a model to remember"
+    cue,sketch = [x if isinstance(x,str) else _told(x) for x in (self.cue,self.sketch)]
+    protocol = dict(size=self.size, crop=self.crop, cue=cue, **_numbers(self.draw_cue), sketch=dict(name=sketch, **_numbers(self.draw_sketch)))
+    return dict(data=data_recipe(self.dataset.files), protocol=protocol)
+
+def data_recipe(
+    files # Pictures of one split of a data set
+)->dict: # Plain data: what the set was made of, and how many pictures it has to learn from; without a `dataset.json` nothing but None
+    "Look up how a data set was made"
+    made = next((json.loads(f.read_text(encoding='utf-8')) for p in files[:1] for f in [Path(p).parent.parent/'dataset.json'] if f.is_file()), {})
+    recipe = {k:v for k,v in made.get('recipe',{}).items() if k!='n' and not isinstance(v,(list,dict))}
+    return recipe | dict(pictures=made.get('report',{}).get('train'))
 
 # %% ../../nbs/dataset/batches.ipynb #1ecd3487
 @patch
@@ -273,7 +293,7 @@ def manga_dls(
     cuts:int=1,       # Cuts of each picture: drawing sketch and cue is paid once for all of them
     recolor:float=0,  # Share of the training pictures whose colours are shuffled, 0 to 1
     augment=True,     # Mirror and jitter (or crop) the training pictures?
-    sketch=sketchify, # A name in `sketches`, such as 'rough', or 'own' for those that came with the pictures; or a function of uint8 (B, 3, H, W)
+    sketch='sketchify', # A name in `sketches`, such as 'rough', or 'own' for those that came with the pictures; or a function of uint8 (B, 3, H, W)
     device=None       # Where the batches go; None for fastai's default
 )->DataLoaders: # Batches of sketch (B, 1, H, W), cue (B, 4, H, W), color (B, 3, H, W)
     "Load a data set for training; `ValueError` if it is none or too small"

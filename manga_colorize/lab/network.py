@@ -159,6 +159,9 @@ class LabPainter(nn.Module):
     def config(self): return dict(arch='lab', protocol=protocols.index(self.protocol), q=self.net.q, nf=self.nf, temperature=self.temperature)
 
     @property
+    def given(self): return {'grey':('grey',), 'sketch':('sketch',), 'cue':('sketch','cue')}[self.protocol] # What it is told of a page
+
+    @property
     def options(self): return {} if self.net.q==2 else dict(temperature=(0., 1., self.temperature/100)) # What `forward` may be told: lowest, highest, usual
 
     def forward(self,

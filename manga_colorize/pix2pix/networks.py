@@ -125,6 +125,13 @@ class Pix2Pix(Module):
         "Give the parameters of generator and discriminator as two groups"
         return [params(m) for m in (self.generator, self.discriminator) if m is not None]
 
+    @classmethod
+    def from_config(cls,
+        **config # As `config` gives them, but for `arch`: the arguments of `UnetGenerator`
+    ):
+        "Build a painter without a discriminator from what `config` gives, but for `arch`"
+        return cls(UnetGenerator(**config))
+
     @property
     def stride(self): return self.generator.stride
 

@@ -19,6 +19,8 @@ from ..cues.strokes import stroke_cue
 from ..world.artist import World
 from ..colorizer.colorizer import Colorizer
 from ..colorizer.pretrained import embedded_folder
+from .paint_page import PaintPage
+from .painter import CuePainter
 
 # %% ../../nbs/studio/latency.ipynb #1a7e0008
 def _usual(seconds): return dict(median=round(1000*float(np.median(seconds)), 1), p95=round(1000*float(np.percentile(seconds, 95)), 1))
@@ -95,8 +97,6 @@ def stroke_benchmark(
     "Paint strokes in a real browser; needs the extra `dev`"
     try: from playwright.sync_api import sync_playwright
     except ImportError as e: raise ImportError("expected Playwright, got none: pip install 'manga_colorize[dev]'") from e
-    from manga_colorize.studio.paint_page import PaintPage
-    from manga_colorize.studio.painter import CuePainter
     chromium,rng = browser or shutil.which('chromium') or shutil.which('google-chrome'),np.random.default_rng(0)
     with PaintPage(CuePainter(_page(size, size)[0], paint)) as house, sync_playwright() as p:
         page = p.chromium.launch(executable_path=chromium, args=['--no-sandbox','--disable-gpu']).new_page(viewport=dict(width=1280, height=1000))

@@ -19,6 +19,7 @@ from ..core import jpeg_bytes,page_sheet,to_image
 from ..dataset.batches import cues,sketches
 from ..sketches.sketchify import complexity
 from .turing import load_ipywidgets
+from .widget_parts import Latest
 
 # %% ../../nbs/studio/sliders.ipynb #9804148b
 @dataclass(frozen=True)
@@ -172,7 +173,6 @@ class SliderPanel:
         px=220    # Side of a picture on the screen, pixels
     ):
         w = load_ipywidgets()
-        from manga_colorize.studio.widget_parts import Latest
         self.explorer,self.px,self.jobs,self.lock,self.wanted,self.following = explorer,px,Latest(),threading.Lock(),{},False
         self.controls,self.options = _controls(w, explorer),_option_sliders(w, explorer)
         for k,c in [*self.controls.items(), *((k,c) for (_,k),c in self.options.items())]:
