@@ -47,7 +47,9 @@ from manga_colorize.evaluate.tasks import evaluate_tasks,show_tasks
 from manga_colorize.evaluate.adherence import adherence
 from manga_colorize.evaluate.curve import points_curve
 from manga_colorize.chapters.consistency import consistency,day_chapter
+from manga_colorize.methods import Method,methods
 from manga_colorize.colorizer.colorizer import *
+from manga_colorize.colorizer.train import train_method,usual_options
 from manga_colorize.colorizer.tiles import in_tiles
 from manga_colorize.colorizer.pretrained import *
 from manga_colorize.studio.painter import CuePainter

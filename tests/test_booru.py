@@ -110,7 +110,7 @@ def ok(data, **kw): return httpx.Response(200, stream=httpx.ByteStream(data), **
 def transport(monkeypatch, b, handler, addresses={'1.1.1.1'}):
     "A network of our own behind `b`"
     monkeypatch.setattr(polite, '_addresses', lambda host, port: addresses)
-    b.door.client = httpx.Client(transport=httpx.MockTransport(handler), headers=b.door.client.headers)
+    b.http.client = httpx.Client(transport=httpx.MockTransport(handler), headers=b.http.client.headers)
     return b
 
 def test_credentials_go_to_the_booru_only(monkeypatch):

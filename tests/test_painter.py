@@ -209,7 +209,7 @@ def test_open_painter(painter, tmp_path):
 @pytest.fixture(scope='module')
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp('bin')/'manga-paint'
-    path.write_text('import sys\nfrom manga_colorize.commands.paint import manga_paint\nsys.exit(manga_paint())\n')
+    path.write_text('import sys\nfrom manga_colorize.commands.start import paint\nsys.exit(paint())\n')
     return path
 
 def test_command_explains_itself(script):

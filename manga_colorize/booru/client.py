@@ -145,18 +145,18 @@ class Booru:
         **kwargs                # `tries`, `backoff` and `timeout` of `Polite`
     ):
         if (login is None)!=(api_key is None): raise ValueError("expected both login and api_key, or neither, got one")
-        self.door = Polite(url, media, rate, user_agent, (login,api_key) if login else None, **kwargs)
-        if login and self.door.url.scheme!='https' and self.door.url.host not in ('127.0.0.1','localhost'):
+        self.http = Polite(url, media, rate, user_agent, (login,api_key) if login else None, **kwargs)
+        if login and self.http.url.scheme!='https' and self.http.url.host not in ('127.0.0.1','localhost'):
             raise ValueError(f"expected https for a login, got {url!r}: the key could be read on the way")
-        self.url,self.login = str(self.door.url).rstrip('/'),login
+        self.url,self.login = str(self.http.url).rstrip('/'),login
         self.name = name or self.url
 
     def close(self):
         "Close all connections"
-        self.door.close()
+        self.http.close()
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
-    def __repr__(self): return f"Booru({self.url!r}, rate={self.door.pace.rate}{f', login={self.login!r}' if self.login else ''})"
+    def __repr__(self): return f"Booru({self.url!r}, rate={self.http.pace.rate}{f', login={self.login!r}' if self.login else ''})"
 
     def fetch(self,
         url:str,              # Absolute, or on the booru
@@ -164,14 +164,14 @@ class Booru:
         stop=None             # `threading.Event` that ends all waiting; None to wait
     ): # An `Answer` with status, headers and body
         "Fetch a file; `NotFetched` if that fails or is not allowed"
-        return self.door.get(url, limit, stop)
+        return self.http.get(url, limit, stop)
 
     def ask(self,
         path:str, # Such as posts.json
         **params  # The query
     ): # What the booru says
         "Ask for JSON, with an error that says what to do about it"
-        try: a = self.door.get(f'{path}?{urlencode(params)}')
+        try: a = self.http.get(f'{path}?{urlencode(params)}')
         except NotFetched as e: raise NotFetched(f'{self.url}: {e}') from None
         if a.status!=200: raise _refusal(a, self.url)
         try: return json.loads(a.body)

@@ -29,7 +29,7 @@ class Changes:
         self.painter,self.news,self.version,self.held,self.ended = painter,threading.Condition(),1,0,False
         self.seen,self.said,self.author = {n:(1,None) for n in shared},[],threading.local()
         painter.observe(lambda change: self.note(change['name']), shared)
-        painter.send = self.say
+        painter.send = self.notify
 
     def note(self, name):
         me,names = getattr(self.author,'now',(None,()))
@@ -37,7 +37,7 @@ class Changes:
             self.version += 1; self.seen[name] = (self.version,me if name in names else None)
             self.news.notify_all()
 
-    def say(self, content, buffers=None):
+    def notify(self, content, buffers=None):
         with self.news:
             self.version += 1; self.said = [*self.said,(self.version,dict(content=content,buffers=list(buffers or [])))][-20:]
             self.news.notify_all()
@@ -70,9 +70,9 @@ class Changes:
 # %% ../../nbs/studio/paint_page.ipynb #e98f5bc3
 def _plain(x): return {'$':base64.b64encode(x).decode()}
 
-class _Door(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
-    def __init__(self, house, *args): self.house = house; super().__init__(*args)
+    def __init__(self, owner, *args): self.owner = owner; super().__init__(*args)
     def log_message(self, *args): pass
 
     def answer(self, status, body, kind='text/plain', **headers):
@@ -87,9 +87,9 @@ class _Door(BaseHTTPRequestHandler):
 
     def admitted(self, query):
         token = self.headers.get('X-Token') or query.get('token','')
-        if self.house.closed: self.answer(503, 'manga-paint has ended')
-        elif self.headers.get('Host') not in self.house.hosts: self.answer(403, 'expected a request to this computer')
-        elif not secrets.compare_digest(token.encode(), self.house.token.encode()): self.answer(403, 'expected the token that manga-paint printed')
+        if self.owner.closed: self.answer(503, 'manga-paint has ended')
+        elif self.headers.get('Host') not in self.owner.hosts: self.answer(403, 'expected a request to this computer')
+        elif not secrets.compare_digest(token.encode(), self.owner.token.encode()): self.answer(403, 'expected the token that manga-paint printed')
         else: return True
 
     def do_GET(self):
@@ -98,28 +98,28 @@ class _Door(BaseHTTPRequestHandler):
         if url.path=='/': self.page()
         elif url.path=='/changes': self.changes(query)
         elif kind:={'/cue_painter.js':'text/javascript','/cue_painter.css':'text/css'}.get(url.path):
-            self.answer(200, (self.house.static/url.path[1:]).read_bytes(), kind)
+            self.answer(200, (self.owner.static/url.path[1:]).read_bytes(), kind)
         else: self.answer(404, 'expected / , got another path')
 
     def page(self):
         nonce = secrets.token_hex(16)
         rule = f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; " \
                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        text = Template((self.house.static/'paint.html').read_text(encoding='utf-8')).substitute(token=self.house.token, nonce=nonce)
+        text = Template((self.owner.static/'paint.html').read_text(encoding='utf-8')).substitute(token=self.owner.token, nonce=nonce)
         self.answer(200, text, 'text/html', **{'Content-Security-Policy':rule})
 
     def changes(self, query):
         after = query.get('after','0')
         if not after.isdigit(): return self.answer(400, 'expected a number')
-        news = self.house.changes.after(int(after), query.get('me',''))
+        news = self.owner.changes.after(int(after), query.get('me',''))
         self.answer(200, json.dumps(news, default=_plain), 'application/json')
 
     def do_POST(self):
         n = self.headers.get('Content-Length','')
         if not self.admitted({}): return
-        if urlsplit(self.path).path!='/send' or not n.isdigit() or int(n)>self.house.most:
-            return self.answer(400, f'expected up to {self.house.most} bytes to /send')
-        try: self.house.take(json.loads(self.rfile.read(int(n))))
+        if urlsplit(self.path).path!='/send' or not n.isdigit() or int(n)>self.owner.most:
+            return self.answer(400, f'expected up to {self.owner.most} bytes to /send')
+        try: self.owner.take(json.loads(self.rfile.read(int(n))))
         except Exception as e: return self.answer(400, f'{type(e).__name__}: {e}')
         self.answer(200, 'ok')
 
@@ -139,7 +139,7 @@ class PaintPage:
         port=0   # 0 for any that is free
     ):
         self.painter,self.changes,self.token,self.turn = painter,Changes(painter),secrets.token_urlsafe(24),threading.Lock()
-        self.server = _Server(('127.0.0.1',port), partial(_Door, self))
+        self.server = _Server(('127.0.0.1',port), partial(_Handler, self))
         self.port = self.server.server_address[1]
         self.hosts = {f'{h}:{self.port}' for h in ('127.0.0.1','localhost')}
         self.url = f'http://127.0.0.1:{self.port}/?token={self.token}'
