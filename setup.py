@@ -24,7 +24,7 @@ setup(
     install_requires=words('requirements'), extras_require=extras,
     packages=[*find_packages(include=['manga_colorize', 'manga_colorize.*']), lessons],
     package_dir={lessons: 'nbs'},
-    package_data={'manga_colorize': ['static/*', 'weights/*', 'weights/*/*'], lessons: ['*.ipynb', '*/*.ipynb', 'images/*']},
+    package_data={'manga_colorize': ['static/*', 'weights/*', 'weights/*/*'], lessons: ['*.ipynb', '*/*.ipynb', 'images/*', 'images/*/*']},
     include_package_data=False, zip_safe=False,
     entry_points={'console_scripts': words('console_scripts'), 'nbdev': ['manga_colorize=manga_colorize._modidx:d']},
 )

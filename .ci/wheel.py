@@ -3,7 +3,8 @@ import os, subprocess, sys, tempfile, venv, zipfile
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-needed = ('manga_colorize/all.py', 'manga_colorize/static/', 'manga_colorize/weights/', 'manga_colorize/lessons/index.ipynb')
+needed = ('manga_colorize/all.py', 'manga_colorize/static/', 'manga_colorize/weights/',
+          *(f'manga_colorize/lessons/{f}' for f in ('index.ipynb', 'course/01_the_whole_road.ipynb', 'images/painter.jpg', 'images/longer/')))
 
 def run(*cmd, cwd=None):
     print('$', *map(str, cmd), flush=True)
@@ -27,6 +28,8 @@ def main():
         run(bin/'python', '-m', 'pip', 'install', '-q', '--disable-pip-version-check', '--upgrade', '--upgrade-strategy', 'eager', wheel)
         run(bin/'python', root/'.ci'/'smoke.py', cwd=d)
         run(bin/'manga-course', d/'lessons', cwd=d)
+        lessons = sorted(p.name for p in (d/'lessons').glob('*.ipynb'))
+        if lessons[0]!='01_the_whole_road.ipynb' or len(lessons)!=16: sys.exit(f'FAILED: manga-course laid out {lessons}')
     print('1 passed, 0 failed')
 
 if __name__=='__main__': main()

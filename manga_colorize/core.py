@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['scales', 'Scale', 'has_gpu', 'read_image', 'over_white', 'to_image', 'to_tensor', 'page_sheet', 'jpeg_bytes',
-           'show_pages', 'seed_everything', 'atomic_path']
+           'show_pages', 'ScoreTable', 'mean_error', 'seed_everything', 'atomic_path']
 
 # %% ../nbs/core.ipynb #8a27adc2
 import os,random,warnings
@@ -150,6 +150,31 @@ def show_pages(
     "Display a `page_sheet` in the notebook"
     from IPython.display import Image as Shown,display
     display(Shown(jpeg_bytes(page_sheet(*columns, **kwargs)), format='jpeg', alt=alt or None))
+
+# %% ../nbs/core.ipynb #tabl0001
+class ScoreTable:
+    "Something that shows itself as a table: a subclass gives `table`, rows of strings of which the first is a heading"
+    left = 1 # Columns on the left that hold words; the others hold numbers and are set to the right
+    protocol = '' # One line that says how the numbers were made
+
+    def notes(self)->list: return [self.protocol] if self.protocol else [] # Lines to stand below
+
+    def __repr__(self):
+        rows = self.table(); widths = [max(map(len,column)) for column in zip(*rows)]
+        place = lambda row: '  '.join(c.ljust(w) if i<self.left else c.rjust(w) for i,(c,w) in enumerate(zip(row,widths)))
+        return '\n'.join([*map(place,rows), *self.notes()])
+
+    def _repr_markdown_(self):
+        head,*rows = ['| '+' | '.join(c.replace('|','/') for c in row)+' |' for row in self.table()]
+        rule = '|'+''.join(':--|' if i<self.left else '--:|' for i in range(len(self.table()[0])))
+        return '\n'.join([head,rule,*rows]) + ''.join(f'\n\n{note}' for note in self.notes())
+
+def mean_error(
+    numbers # One or more
+)->dict: # `mean`, and `error`, its standard error: None for a single number
+    "Average some numbers, and say how sure that is"
+    x = np.asarray(numbers, float)
+    return dict(mean=float(x.mean()), error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None)
 
 # %% ../nbs/core.ipynb #b81669fa
 def seed_everything(

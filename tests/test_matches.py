@@ -1,7 +1,8 @@
 "Where colours come from, and consistency without masks"
 import numpy as np,pytest
 from manga_colorize.world.artist import World
-from manga_colorize.chapters.benchmark import manga_consistency,matched_places,matched_spread
+from manga_colorize.chapters.benchmark import matched_places,matched_spread
+from manga_colorize.commands.evaluate import consistency as consistency_word
 from manga_colorize.chapters.consistency import consistency,day_chapter,hues_by_tone
 from manga_colorize.chapters.match_scores import hit_rates,origins,reference_hits,_known
 from manga_colorize.chapters.describer import PlainDescriber,load_describer
@@ -46,8 +47,8 @@ def test_nothing_to_match(ink, fake, match):
 
 @pytest.mark.parametrize('wrong', [dict(n=0),dict(pages=0)])
 def test_the_command_needs_something_to_do(wrong):
-    with pytest.raises(SystemExit, match='manga-consistency: expected 1 or more'): manga_consistency(**{'n':1,'pages':1,**wrong})
+    with pytest.raises(ValueError, match='expected 1 or more'): consistency_word(**{'n':1,'pages':1,**wrong})
 
-@pytest.mark.parametrize('wrong', [dict(model='not/there'),dict(cyclegan='not/there')])
-def test_the_command_names_what_is_missing(wrong):
-    with pytest.raises(SystemExit, match='manga-consistency: expected a folder'): manga_consistency(n=1,pages=1,**wrong)
+@pytest.mark.parametrize('models', ['not/there','cyclegan,not/there'])
+def test_the_command_names_what_is_missing(models):
+    with pytest.raises(ValueError, match='expected a folder'): consistency_word(n=1, pages=1, models=models)

@@ -3,11 +3,12 @@ import json,math
 
 import numpy as np,pytest
 from PIL import Image
+from manga_colorize.commands.evaluate import manga_evaluate
 from manga_colorize.core import over_white,to_image
 from manga_colorize.dataset.batches import cues
 from manga_colorize.cues.blur import blur_cue,no_cue
 from manga_colorize.evaluate.metrics import psnr,ssim
-from manga_colorize.evaluate.tasks import TaskScores,evaluate_tasks,manga_tasks,paint_page,show_tasks,task_files,task_names,task_sheet
+from manga_colorize.evaluate.tasks import TaskScores,evaluate_tasks,paint_page,show_tasks,task_files,task_names,task_sheet
 from fixtures import digest
 
 def picture(i, side=64):
@@ -48,7 +49,7 @@ def test_scores_are_those_of_metrics(pages):
 
 class Learned:
     "A painter that remembers what it was told in training, and notes what it is told now"
-    def __init__(self, cue): self.config,self.told = dict(protocol=dict(cue=cue)),[]
+    def __init__(self, cue): self.given,self.told = ('sketch',) if cue=='none' else ('sketch','cue'),[]
     def __call__(self, sketch, cue):
         assert sketch.dtype==np.uint8 and sketch.ndim==2 and cue.shape==(*sketch.shape,4) and cue.dtype==np.uint8
         self.told.append(cue); return over_white(cue)
@@ -120,36 +121,39 @@ def test_wrong_names(pages):
     with pytest.raises(ValueError, match='expected a cue among'): evaluate_tasks(dict(paper=paper), pages, cue='fog')
     with pytest.raises(ValueError, match='expected a finished data set'): evaluate_tasks(dict(paper=paper), pages/'nowhere')
 
-tiny = dict(epochs=2, bs=8, ngf=2, depth=4, precision='fp32')
+tiny = '--epochs 2 --bs 8 --ngf 2 --n_down 4 --precision fp32'.split()
+
+def run(dataset, out, *more): manga_evaluate(['tasks', str(dataset), '--out', str(out), *map(str,more)])
 
 def test_command(pages, tmp_path, capsys):
     out = tmp_path/'out'
-    manga_tasks(str(pages), str(out), **tiny)
+    run(pages, out, *tiny)
     said = capsys.readouterr().out
     assert 'interpolation' in said and f'are in {out}' in said
     assert {p.name for p in out.iterdir()}=={'a','b','tasks.md','tasks.json','tasks.png'}
     first = {p:digest(p) for p in out.rglob('*') if p.suffix in ('.safetensors','.json','.md') and p.parent!=out}
     told = [json.loads((out/k/'config.json').read_text(encoding='utf-8'))['protocol']['cue'] for k in 'ab']
     assert told==['none','blur'] and 'Told: cue alone: blur; A: none; B: blur.' in said
-    manga_tasks(str(pages), str(out), n=2)                                          # nothing left to train
+    run(pages, out, '--n', 2)                                          # nothing left to train
     assert {k:v for k,v in first.items() if k.suffix=='.safetensors'}=={p:digest(p) for p in first if p.suffix=='.safetensors'}
     rows = json.loads((out/'tasks.json').read_text(encoding='utf-8'))['rows']
     assert {r['pictures'] for r in rows}=={2} and [r['painter'] for r in rows[:3]]==['cue alone','A','B']
     capsys.readouterr()
-    manga_tasks(str(pages), str(tmp_path/'taken'), a=str(out/'b'), b=str(out/'a'), cue='stroke', n=1)
+    run(pages, tmp_path/'taken', '--a', out/'b', '--b', out/'a', '--cue', 'stroke', '--n', 1)
     assert 'A: none; B: stroke.' in capsys.readouterr().out and not (tmp_path/'taken'/'a').exists()
 
 def test_command_goes_on(pages, tmp_path, monkeypatch):
     "A run that was stopped in A is continued by the same command, to the same weights"
     from manga_colorize.training.checkpoints import Checkpoints
     whole,broken = tmp_path/'whole',tmp_path/'broken'
-    manga_tasks(str(pages), str(whole), n=1, **tiny)
+    run(pages, whole, '--n', 1, *tiny)
     once = Checkpoints.after_epoch
     def stop(self): once(self); raise KeyboardInterrupt
     monkeypatch.setattr(Checkpoints, 'after_epoch', stop)
-    with pytest.raises(KeyboardInterrupt): manga_tasks(str(pages), str(broken), n=1, **tiny)
+    with pytest.raises(SystemExit) as e: run(pages, broken, '--n', 1, *tiny)
+    assert e.value.code==130
     monkeypatch.undo()
-    manga_tasks(str(pages), str(broken), n=1, **tiny)
+    run(pages, broken, '--n', 1, *tiny)
     for k in 'ab': assert digest(whole/k/'model.safetensors')==digest(broken/k/'model.safetensors')
 
 def test_ctrl_c_ends_the_command(pages, tmp_path, monkeypatch):
@@ -158,15 +162,26 @@ def test_ctrl_c_ends_the_command(pages, tmp_path, monkeypatch):
     batch = StopOnCtrlC.after_batch
     def pressed(self): self.stopped = True; batch(self)
     monkeypatch.setattr(StopOnCtrlC, 'after_batch', pressed)
-    with pytest.raises(SystemExit, match='stopped after 0 epochs of a'): manga_tasks(str(pages), str(tmp_path/'out'), n=1, **tiny)
+    with pytest.raises(SystemExit, match='stopped after 0 epochs of a'): run(pages, tmp_path/'out', '--n', 1, *tiny)
     assert not (tmp_path/'out'/'b').exists()
 
-@pytest.mark.parametrize('kwargs,match', [(dict(cue='fog'),'expected a cue among'), (dict(a='nowhere'),'expected a folder with config.json'),
-                                          (dict(bs=99),'at least one batch of 99')])
-def test_command_errors(pages, tmp_path, kwargs, match):
-    with pytest.raises(SystemExit, match=match): manga_tasks(str(pages), str(tmp_path/'out'), **(tiny|kwargs))
+@pytest.mark.parametrize('more,match', [(['--cue','fog'],'expected a cue among'), (['--a','nowhere'],'expected a folder with config.json'),
+                                        (['--bs','99'],'at least one batch of 99'), (['--method','cyclegan'],'with and without a cue, got cyclegan')])
+def test_command_errors(pages, tmp_path, more, match):
+    options = tiny if '--method' not in more else []
+    with pytest.raises(SystemExit, match=match): run(pages, tmp_path/'out', *options, *more)
 
 def test_command_needs_tests(tmp_path):
     path = write(tmp_path/'a', dict(train=9, valid=2))
-    with pytest.raises(SystemExit, match='expected pictures for the tests'): manga_tasks(str(path), str(tmp_path/'out'), **tiny)
-    with pytest.raises(SystemExit, match='expected a finished data set'): manga_tasks(str(tmp_path), str(tmp_path/'out'), **tiny)
+    with pytest.raises(SystemExit, match='expected pictures for the tests'): run(path, tmp_path/'out', *tiny)
+    with pytest.raises(SystemExit, match='expected a finished data set'): run(tmp_path, tmp_path/'out', *tiny)
+
+def test_painters_are_told_what_their_methods_say(pages):
+    "A painter of grey pages gets grey pages and no cue, one that learned without a cue none"
+    got = {}
+    class Spy:
+        def __init__(self, given): self.given = given
+        def __call__(self, page, cue): got[self.given] = (len(np.unique(page)), int(cue[...,3].max())); return page
+    evaluate_tasks({str(g):Spy(g) for g in (('grey',),('sketch',),('sketch','cue'))}, pages, n=1, tasks=('color',))
+    assert got[('grey',)][0]>2 and got[('sketch',)][0]<=2
+    assert [got[k][1] for k in (('grey',),('sketch',),('sketch','cue'))]==[0,0,255]

@@ -4,20 +4,16 @@
 
 # %% auto #0
 __all__ = ['told_nothing', 'told_by_reference', 'matched_places', 'matched_spread', 'ChapterScores', 'compare_chapters',
-           'manga_consistency']
+           'chapter_painters']
 
 # %% ../../nbs/chapters/benchmark.ipynb #8dd1bfaa
-import json,sys
-from functools import partial
 from pathlib import Path
 
 import cv2,numpy as np,torch
 from fastcore.basics import store_attr
-from fastcore.script import call_parse
 
-from ..core import atomic_path
+from ..core import ScoreTable,mean_error
 from ..scans.panels import panels
-from ..world.artist import World
 from ..evaluate.adherence import ciede2000,rgb_to_lab
 from .consistency import Spread,as_dark,check_pictures,consistency,day_chapter,in_one_light
 from .color_page import color_page
@@ -100,7 +96,7 @@ def matched_spread(
     return Spread(float(ciede2000(one,two).mean()), _apart(one, two, *(_tones(prints,at) for at in (a,b))))
 
 # %% ../../nbs/chapters/benchmark.ipynb #60f92f16
-class ChapterScores:
+class ChapterScores(ScoreTable):
     "How consistent painters were, chapter by chapter; shows itself as a table"
     names = ('ratio','error','within','between','matched')
     def __init__(self,
@@ -117,23 +113,13 @@ class ChapterScores:
         "What a painter's chapters say together; where a number is None, the others count"
         xs = {k:np.array([c[k] for c in found if c[k] is not None],float) for k in self.names}
         return dict(painter=painter, chapters=len(found), pages=sum(c['pages'] for c in found),
-                    **{k:dict(mean=float(x.mean()) if len(x) else None, error=float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None) for k,x in xs.items()})
+                    **{k:mean_error(x) if len(x) else dict(mean=None, error=None) for k,x in xs.items()})
 
     def table(self):
         "Rows of strings, the first one a heading"
         cell = lambda m,d: '–' if m['mean'] is None else f"{m['mean']:.{d}f}" + ('' if m['error'] is None else f" ± {m['error']:.{d}f}")
         line = lambda r: [r['painter'],str(r['chapters']),str(r['pages']),*[cell(r[k],1+(k in ('ratio','matched'))) for k in self.names]]
         return [['painter','chapters','pages',*self.names], *map(line,self.rows)]
-
-    def __repr__(self):
-        "The table as text, and its protocol"
-        rows = self.table(); widths = [max(map(len,c)) for c in zip(*rows)]
-        return '\n'.join(['  '.join(c.ljust(w) if i<1 else c.rjust(w) for i,(c,w) in enumerate(zip(r,widths))) for r in rows]+[self.protocol]).rstrip()
-
-    def _repr_markdown_(self):
-        "The table for a notebook"
-        head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
-        return '\n'.join([head,'|:--|'+'--:|'*(2+len(self.names)),*rows])+f'\n\n{self.protocol}'.rstrip()
 
 # %% ../../nbs/chapters/benchmark.ipynb #741794d5
 def _score(pages, fakes):
@@ -171,24 +157,13 @@ def compare_chapters(
     return ChapterScores(found, f"{world}, {len({f['chapter'] for f in found})} chapters of {pages} pages by day, {size[1]} x {size[0]} px.")
 
 # %% ../../nbs/chapters/benchmark.ipynb #801fd763
-@call_parse
-def manga_consistency(
-    n:int=6,            # Chapters
-    pages:int=4,        # Pages to colour in each
-    world:int=4321,     # Number of a World that no model has seen
-    model:str=None,     # Folder of a model that takes cues; by default the one of the package
-    cyclegan:str=None,  # Folder of a model that needs no cue; by default the CycleGAN of the package
-    out:str=None        # File for the numbers, JSON; none by default
-):
-    "Measure whether people keep their colours over the pages of a chapter"
-    if min(n,pages)<1: sys.exit(f'manga-consistency: expected 1 or more, got --n {n} and --pages {pages}')
-    try: paint,other = open_model(model),open_model(cyclegan or 'cyclegan')
-    except ValueError as e: sys.exit(f'manga-consistency: {e}')
-    painters = {Path(cyclegan or 'cyclegan').name:told_nothing(other), 'no cue':told_nothing(paint), 'reference cues':told_by_reference(paint),
-                'reference cues, colours only':told_by_reference(paint,ink=False)}
-    try: scores = compare_chapters(painters, World(world), n, pages, seen=partial(print,flush=True))
-    except ValueError as e: sys.exit(f'manga-consistency: {e}')
-    print(scores)
-    if out:
-        known = dict(rows=scores.rows,chapters=scores.chapters,protocol=scores.protocol)
-        with atomic_path(out) as p: p.write_text(json.dumps(known,indent=1,allow_nan=False)+'\n', encoding='utf-8')
+def chapter_painters(
+    models=('cyclegan','studio') # Names of models that come with the package, or folders of others
+)->dict: # Painters for `compare_chapters`, by name
+    "Let each model colour chapters in every way it can: one that takes cues without any, and by a reference page with its print or without"
+    painters = {}
+    for model in models:
+        paint,name = open_model(model),Path(model).name
+        if 'cue' not in paint.given: painters[name] = told_nothing(paint); continue
+        painters |= {f'{name}, no cue':told_nothing(paint), f'{name}, reference':told_by_reference(paint), f'{name}, reference without its print':told_by_reference(paint, ink=False)}
+    return painters

@@ -9,7 +9,7 @@ __all__ = ['words', 'download', 'build', 'check', 'show', 'manga_dataset']
 import os,sys
 from pathlib import Path
 
-from .start import words_of
+from .words import run_word
 from ..core import atomic_path,jpeg_bytes,page_sheet,read_image
 from ..dataset.audit import audit
 from ..booru.client import Booru
@@ -114,15 +114,7 @@ def manga_dataset(
     args=None # Words after the command's name; None for those of this process
 ):
     "Download, build, audit or show a data set"
-    word,*rest = (sys.argv[1:] if args is None else args) or ['--help']
-    if word in ('-h','--help'): print(_usage()); return
-    if word not in words: raise SystemExit(f"manga-dataset: expected one of {', '.join(words)}, got {word!r}; try manga-dataset --help")
-    given = words_of(words[word], f'manga-dataset {word}', rest)
-    try: words[word](**given)
-    except (ValueError,OSError,ImportError,RuntimeError) as e: raise SystemExit(f'manga-dataset {word}: {_in_words(str(e))}')
-    except KeyboardInterrupt:
-        print('\nStopped. The same command goes on from here.', file=sys.stderr)
-        raise SystemExit(130)
+    run_word('manga-dataset', words, args, lambda e: _in_words(str(e)))
 
 _options = {'valid_pct':'--valid', 'test_pct':'--tests', 'max_complexity':'--complexity', 'as build_dataset makes them':'as manga-dataset build makes them',
             'login and api_key':'--login and --key', 'expected a radius':'expected a --radius', 'expected n,':'expected --n,'}
@@ -131,7 +123,3 @@ def _in_words(text):
     "An error of the library in the words of the command"
     for python,option in _options.items(): text = text.replace(python, option)
     return text
-
-def _usage():
-    rows = [f'  {k:<10}{f.__doc__}' for k,f in words.items()]
-    return '\n'.join(['usage: manga-dataset {'+','.join(words)+'} ...', '', *rows, '', "manga-dataset WORD --help explains the word's arguments"])

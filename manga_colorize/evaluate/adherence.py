@@ -11,7 +11,7 @@ import cv2,torch,numpy as np
 from dataclasses import dataclass,replace
 from fastcore.basics import store_attr,patch
 
-from ..core import to_image
+from ..core import ScoreTable,mean_error,to_image
 from ..sketches.sketchify import sketchify
 from ..color import split_lab
 
@@ -164,7 +164,7 @@ def follow(
                 leak=float((without-told)[trial.ring].mean()) if trial.ring.any() else 0.)
 
 # %% ../../nbs/evaluate/adherence.ipynb #4ea95348
-class Adherence:
+class Adherence(ScoreTable):
     "What dots did, for each painter and trial; shows itself as a table"
     def __init__(self,
         trials,      # A dict for each painter and picture: painter, picture, after, before, leak
@@ -174,10 +174,10 @@ class Adherence:
     @property
     def rows(self):
         "A dict for each painter: `trials`, and mean and standard error of `after`, `before` and `leak`"
-        rows,error = [],lambda x: float(x.std(ddof=1)/len(x)**.5) if len(x)>1 else None
+        rows = []
         for p in dict.fromkeys(t['painter'] for t in self.trials):
             xs = {k:np.array([t[k] for t in self.trials if t['painter']==p]) for k in ('after','before','leak')}
-            rows.append(dict(painter=p, trials=len(xs['after']), **{k:dict(mean=float(x.mean()), error=error(x)) for k,x in xs.items()}))
+            rows.append(dict(painter=p, trials=len(xs['after']), **{k:mean_error(x) for k,x in xs.items()}))
         return rows
 
     def table(self):
@@ -190,14 +190,7 @@ class Adherence:
 _note = 'CIEDE2000 to the dot, mean ± standard error: its region without and with the dot, and how much closer the neighbours came.'
 
 @patch
-def __repr__(self:Adherence):
-    rows = self.table(); widths = [max(map(len,col)) for col in zip(*rows)]
-    return '\n'.join(['  '.join(c.ljust(w) if i<1 else c.rjust(w) for i,(c,w) in enumerate(zip(r,widths))) for r in rows]+[_note,self.protocol]).rstrip()
-
-@patch
-def _repr_markdown_(self:Adherence):
-    head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
-    return '\n'.join([head,'|:--|--:|--:|--:|--:|',*rows])+f'\n\n{_note} {self.protocol}'.rstrip()
+def notes(self:Adherence)->list: return [f'{_note} {self.protocol}'.rstrip()] # Lines to stand below the table
 
 def adherence(
     paint,           # Called with a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture. Or a dict of several, by name

@@ -10,15 +10,16 @@ import numpy as np
 from fastcore.basics import store_attr,patch
 from pathlib import Path
 
-from ..core import over_white
+from ..core import ScoreTable,over_white
 from ..cues.strokes import point_cue
 from ..sketches.sketchify import sketchify
 from .folder import picture_files,read_square
 from .metrics import psnr
 
 # %% ../../nbs/evaluate/curve.ipynb #ed00af47
-class PointsCurve:
+class PointsCurve(ScoreTable):
     "PSNR of painters against the number of points; shows itself as a table"
+    left = 0
     def __init__(self,
         scores,     # A dict for each painter, picture and count: painter, picture, points, psnr (dB)
         protocol='' # One line that says how the pictures were prepared
@@ -61,14 +62,8 @@ def points_curve(
 
 # %% ../../nbs/evaluate/curve.ipynb #9e5b879c
 @patch
-def __repr__(self:PointsCurve):
-    rows = self.table(); widths = [max(map(len,col)) for col in zip(*rows)]
-    return '\n'.join(['  '.join(c.rjust(w) for c,w in zip(r,widths)) for r in rows]+[f'PSNR in dB, mean ± standard error. {self.protocol}'.rstrip()])
+def notes(self:PointsCurve)->list: return [f'PSNR in dB, mean ± standard error. {self.protocol}'.rstrip()] # Lines to stand below the table
 
-@patch
-def _repr_markdown_(self:PointsCurve):
-    head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
-    return '\n'.join([head,'|--:'*(1+len(self.painters))+'|',*rows])+f'\n\nPSNR in dB, mean ± standard error. {self.protocol}'.rstrip()
 
 # %% ../../nbs/evaluate/curve.ipynb #bee10730
 @patch

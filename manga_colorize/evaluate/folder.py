@@ -10,7 +10,7 @@ import csv,cv2,re,numpy as np
 from pathlib import Path
 from fastcore.basics import store_attr,patch
 
-from ..core import to_image,over_white
+from ..core import ScoreTable,over_white,to_image
 from ..sketches.sketchify import sketchify
 from ..cues.blur import blur_cue
 from ..dataset.reading import suffixes
@@ -43,8 +43,9 @@ def _sources(folder):
     with tsv.open(encoding='utf-8', newline='') as f: return {r['file']:r['source'] for r in csv.DictReader(f, delimiter='\t')}
 
 # %% ../../nbs/evaluate/folder.ipynb #028ca8a3
-class Scores:
+class Scores(ScoreTable):
     "Scores of painters on pictures, with a `_row` for each painter and source; shows itself as a table"
+    left = 2
     def __init__(self,
         pictures,     # A dict for each painter and picture: painter, source, file, psnr (dB), ssim
         skipped=(),   # (file name, reason) for each picture that could not be read
@@ -75,18 +76,6 @@ def table(self:Scores)->list: # Rows of strings, the first one a heading
 def notes(self:Scores)->list: # Lines of text
     "The protocol, and the pictures that were left out"
     return [x for x in [self.protocol]+[f'skipped {name}: {why}' for name,why in self.skipped] if x]
-
-# %% ../../nbs/evaluate/folder.ipynb #8ba3f224
-@patch
-def __repr__(self:Scores):
-    rows = self.table(); widths = [max(map(len,col)) for col in zip(*rows)]
-    lines = ['  '.join(c.ljust(w) if i<2 else c.rjust(w) for i,(c,w) in enumerate(zip(r,widths))) for r in rows]
-    return '\n'.join(lines+self.notes())
-
-@patch
-def _repr_markdown_(self:Scores):
-    head,*rows = ['| '+' | '.join(c.replace('|','/') for c in r)+' |' for r in self.table()]
-    return '\n'.join([head,'|:--|:--|--:|--:|--:|',*rows]) + ''.join(f'\n\n{n}' for n in self.notes())
 
 # %% ../../nbs/evaluate/folder.ipynb #363efae1
 def _score(painters, color, sketch, cue, **kw):
