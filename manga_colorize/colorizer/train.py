@@ -59,6 +59,10 @@ def fit_method(
     if schedule=='one_cycle': learn.fit_one_cycle(epochs, learn.lr, cbs=cbs)
     else: learn.fit_flat_lin(epochs-epochs//2, epochs//2, cbs=cbs)
 
+def _check_folders(method, folders):
+    needed = 2 if 'unpaired' in method.given else 1
+    if len(folders)!=needed: raise ValueError(f"expected {needed} folder{'s'*(needed>1)} for {method.name}, got {len(folders)}")
+
 def make_learner(
     method,    # Name in `methods`, or a `Method`
     *folders,  # Its data set; for a method without pairs black and white pages, then coloured ones
@@ -67,8 +71,7 @@ def make_learner(
 ): # fastai Learner
     "Load the batches of a method and make its learner; `ValueError` on another number of folders"
     method = find_method(method)
-    needed = 2 if 'unpaired' in method.given else 1
-    if len(folders)!=needed: raise ValueError(f"expected {needed} folder{'s'*(needed>1)} for {method.name}, got {len(folders)}")
+    _check_folders(method, folders)
     s = usual_options(method) | options
     seed_everything(s['seed'])
     dls = method.dls(*folders, **known_options(method.dls, s | dict(work=work)))
@@ -86,6 +89,7 @@ def train_method(
     "Train a method on a folder of pictures; `ValueError` on options that it does not know or data that it cannot use"
     method,out = find_method(method),Path(out)
     if method.learner is None: raise ValueError(f"expected a method that learns, got {method.name}, which does not")
+    _check_folders(method, folders)
     s = _settings(method, folders, out, resume, options)
     learn = make_learner(method, *folders, work=out, **_only_options(s))
     save_settings(s, out)

@@ -14,9 +14,12 @@ from ..pix2pix.training import *
 from ..training.precision import *
 from ..training.schedule import *
 from ..methods import find_method
-from ..colorizer.train import known_options,usual_options
+from ..colorizer.train import make_learner,usual_options
+from ..dataset.build import build_dataset
+from ..world.artist import World
 from ..cyclegan.networks import kept_bytes
 from ..cyclegan.training import cyclegan_learner
+from tempfile import TemporaryDirectory
 from fastai.basics import *
 from fastai.callback.all import *
 
@@ -90,20 +93,23 @@ def training_rate(
     finally: learn.dls = own
 
 # %% ../../nbs/evaluate/training_speed.ipynb #msp00001
+def _drawn(folder, n, size, seed):
+    "A data set of scenes, which are quickly drawn"
+    build_dataset(World(seed), folder, size=size, n=n, scenes=1., test_pct=0)
+    return folder
+
 def method_speed(
     method,   # Name in `methods`, or a `Method`
     n=3,      # Steps in a round
     rounds=3, # Rounds; the fastest counts
-    **options # Of the method's learner, and `size` and `bs`; the others are usual
+    **options # As `usual_options` names them; the others are usual
 )->float: # Pictures a second; pairs for a method without pairs
-    "Measure how fast a method trains on this device"
-    method = find_method(method); s = usual_options(method) | options
-    dev,side = default_device(),s.get('crop') or s.get('size') or Scale.auto().size
-    channels = (1,3) if 'unpaired' in method.given else (1,4,3)
-    batch = [torch.rand(s['bs'],c,side,side, device=dev)*2-1 for c in channels]
-    if len(batch)==3: batch[1][:,3].abs_()
-    learn = method.learner(_again(batch, 1, len(batch)-1, dev), **known_options(method.learner, s), path='.')
-    return training_rate(learn, n, rounds)
+    "Measure how fast a method trains on this device, on pictures drawn for that, without what loading them costs"
+    s = usual_options(method) | options
+    side = max(s.get('size') or Scale.auto().size, s.get('crop') or 0)
+    with TemporaryDirectory() as d:
+        sets = [_drawn(Path(d)/str(k), 2*s['bs']+8, side, k) for k in range(1+('unpaired' in find_method(method).given))]
+        return training_rate(make_learner(method, *sets, work=d, **options), n, rounds)
 
 # %% ../../nbs/evaluate/training_speed.ipynb #c1d3566b
 def _on_noise(size, bs, **kwargs):

@@ -16,7 +16,7 @@ def panel_pairs(
     pages,    # `Page`s of a World
     size:int, # Side of the squares, pixels
     least=.1  # Least share of a square that people must fill, 0 to 1
-)->tuple: # Lists of squares: black and white (size, size), coloured (size, size, 3), where people are, bool (size, size)
+)->tuple: # Lists of squares: black and white (size, size), colored (size, size, 3), where people are, bool (size, size)
     "Cut the panels of pages into squares of both kinds"
     fit = lambda a,how=cv2.INTER_AREA: cv2.resize(a, (size,size), interpolation=how)
     found = []
