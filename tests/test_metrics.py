@@ -4,7 +4,8 @@ from PIL import Image
 from skimage import metrics as sk
 
 from manga_colorize.core import over_white,to_tensor
-from manga_colorize.evaluate.folder import evaluate_folder,picture_files,read_square
+from manga_colorize.evaluate.folder import evaluate_folder
+from manga_colorize.core import picture_files,read_square
 from manga_colorize.evaluate.metrics import mae,mse,psnr,ssim
 
 def picture(seed, h=64, w=80):

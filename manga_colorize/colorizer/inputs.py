@@ -10,7 +10,7 @@ import cv2,numpy as np,torch,torch.nn.functional as F
 from pathlib import Path
 from PIL import Image
 
-from ..core import read_image,to_image,to_tensor
+from ..core import image_array,read_image,to_image,to_tensor
 from ..cues.blur import cosine_blur
 
 # %% ../../nbs/colorizer/inputs.ipynb #82010c8d
@@ -40,7 +40,7 @@ def read_cue(
 )->torch.Tensor: # float32 (4, H, W): RGB in [-1, 1], coverage in [0, 1]; without alpha the coverage is 1
     "Read a colour cue in any form; `ValueError` on what is no picture"
     if isinstance(x, (str,Path)): x = read_image(x)
-    if isinstance(x, Image.Image): x = np.array(x.convert('RGBA'))
+    if isinstance(x, Image.Image): x = image_array(x)
     rgba = isinstance(x, torch.Tensor) and len(x)==4 or getattr(x,'dtype',None)==np.uint8 and x.ndim==3 and x.shape[2]==4
     if not rgba: x = _image(x)
     t = to_tensor(x) if isinstance(x, np.ndarray) else picture_tensor(x).float()

@@ -18,7 +18,7 @@ from ..colorizer.pretrained import open_model
 from ..chapters.color_page import color_page
 from ..chapters.reference import Palette,reference_cue
 from ..dataset.screening import colour_share
-from ..evaluate.folder import picture_files
+from ..core import picture_files
 
 # %% ../../nbs/commands/colorize.ipynb #60068bf5
 try: # the list of files: fastcore 1 has `Param` for it, fastcore 2 `Annotated`

@@ -19,7 +19,8 @@ from ..dataset.screening import Screens
 from ..sketches.sketchify import complexity
 from ..dataset.sources import Drawn
 from ..world.artist import World
-from ..evaluate.folder import evaluate_folder,picture_files
+from ..evaluate.folder import evaluate_folder
+from ..core import picture_files
 from ..training.checkpoints import StopOnCtrlC
 from ..pix2pix.training import pix2pix_learner
 from ..colorizer.colorizer import Colorizer

@@ -15,7 +15,7 @@ from PIL import Image
 from ..core import atomic_path,jpeg_bytes,to_image
 from ..cues.blur import blur_cue
 from ..sketches.sketchify import sketchify
-from ..evaluate.folder import read_square
+from ..core import read_square
 
 # %% ../../nbs/commands/results.ipynb #814951d5
 def colour_rows(

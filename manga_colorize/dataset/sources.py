@@ -15,7 +15,8 @@ from urllib.parse import quote,unquote_to_bytes
 
 import numpy as np
 from fastcore.basics import patch,store_attr
-from .reading import Refused,read_sized,refusing,suffixes
+from .reading import Refused,read_sized,refusing
+from ..core import suffixes
 
 # %% ../../nbs/dataset/sources.ipynb #f0cce251
 def file_key(

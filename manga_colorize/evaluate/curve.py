@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import ScoreTable,over_white
 from ..cues.strokes import point_cue
 from ..sketches.sketchify import sketchify
-from .folder import picture_files,read_square
+from ..core import picture_files,read_square
 from .metrics import psnr
 
 # %% ../../nbs/evaluate/curve.ipynb #ed00af47

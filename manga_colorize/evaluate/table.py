@@ -13,7 +13,7 @@ from ..cues.blur import blur_cue
 from ..sketches.sketchify import sketchify
 from .color_metrics import ab_auc,balance_classes
 from .metrics import psnr,ssim
-from .folder import picture_files,read_square
+from ..core import picture_files,read_square
 from ..lab.network import grey_page
 from ..colorizer.colorizer import Colorizer
 from ..colorizer.train import fit_method,known_options

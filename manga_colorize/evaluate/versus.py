@@ -32,7 +32,7 @@ def people_errors(
     colors, # True squares, uint8 (H, W, 3)
     people  # Where people are, bool (H, W) each
 )->np.ndarray: # One number for each square
-    "Measure how far the colours of people are from the true ones, in CIEDE2000; `ValueError` for a square without people"
+    "Measure how far the colors of people are from the true ones, in CIEDE2000; `ValueError` for a square without people"
     sizes = [int(w.sum()) for w in people]
     if not sizes or not all(sizes): raise ValueError(f"expected people in every square, got {sizes} pixels of them")
     lab = lambda a,where: rgb_to_lab(to_image(a)[where])
