@@ -98,7 +98,8 @@ def decode_image(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with Image.open(BytesIO(data), formats=_formats) as im:
-            if im.width*im.height>min(max_pixels, 10**6+10**4*len(data)): raise Image.DecompressionBombError(f"expected at most {max_pixels:,} pixels, got {im.width} x {im.height}")
+            if im.width*im.height>min(max_pixels, 10**6+10**4*len(data)):
+                raise Image.DecompressionBombError(f"expected at most {max_pixels:,} pixels, got {im.width} x {im.height}")
             whole,_ = im.size,size and im.draft(None, (2*size,2*size))
             up = _upright(im)
             return _srgb_array(up),whole[::-1] if up.size==im.size else whole

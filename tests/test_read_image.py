@@ -43,12 +43,13 @@ def wide_profile():
     xyz = lambda *v: b'XYZ \0\0\0\0'+b''.join(map(fixed,v))
     text = b'desc\0\0\0\0'+struct.pack('>I',5)+b'wide\0'+bytes(8+3+67)
     curve = b'curv\0\0\0\0'+struct.pack('>IH',1,round(2.19921875*256))
-    tags = {b'desc':text, b'cprt':b'text\0\0\0\0none\0', b'wtpt':xyz(.9642,1,.8249), b'rXYZ':xyz(.60974,.31111,.01947), b'gXYZ':xyz(.20528,.62567,.06087),
-            b'bXYZ':xyz(.14919,.06322,.74457), b'rTRC':curve, b'gTRC':curve, b'bTRC':curve}
+    tags = {b'desc':text, b'cprt':b'text\0\0\0\0none\0', b'wtpt':xyz(.9642,1,.8249), b'rXYZ':xyz(.60974,.31111,.01947),
+            b'gXYZ':xyz(.20528,.62567,.06087), b'bXYZ':xyz(.14919,.06322,.74457), b'rTRC':curve, b'gTRC':curve, b'bTRC':curve}
     at,table,body = 128+4+12*len(tags),b'',b''
     for name,data in tags.items():
         data += bytes(-len(data)%4); table += name+struct.pack('>II',at+len(body),len(data)); body += data
-    head = struct.pack('>I',at+len(body))+b'\0\0\0\0\x02\x40\0\0mntrRGB XYZ '+struct.pack('>6H',2026,1,1,0,0,0)+b'acsp'+bytes(28)+fixed(.9642)+fixed(1)+fixed(.8249)
+    head = struct.pack('>I',at+len(body))+b'\0\0\0\0\x02\x40\0\0mntrRGB XYZ '+struct.pack('>6H',2026,1,1,0,0,0)
+    head += b'acsp'+bytes(28)+fixed(.9642)+fixed(1)+fixed(.8249)
     return head.ljust(128,b'\0')+struct.pack('>I',len(tags))+table+body
 
 @pytest.fixture(scope='module')
@@ -70,7 +71,9 @@ def test_profiles_and_alpha(wide, tmp_path):
     a = read_image(tmp_path/'x.png')
     assert a.shape[2]==4 and (a[...,3]==77).all() and off(a[...,:3], TRUE//2+64)<1.5
 
-@pytest.mark.parametrize('icc', [b'nonsense', wide_profile()[:200], ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()], ids=['nonsense','cut','sRGB'])
+sRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+
+@pytest.mark.parametrize('icc', [b'nonsense', wide_profile()[:200], sRGB], ids=['nonsense','cut','sRGB'])
 def test_profiles_that_change_nothing(icc, tmp_path):
     Image.fromarray(TRUE).save(tmp_path/'x.png', icc_profile=icc)
     assert (read_image(tmp_path/'x.png')==TRUE).all()

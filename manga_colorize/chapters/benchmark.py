@@ -165,5 +165,6 @@ def chapter_painters(
     for model in models:
         paint,name = open_model(model),Path(model).name
         if 'cue' not in paint.given: painters[name] = told_nothing(paint); continue
-        painters |= {f'{name}, no cue':told_nothing(paint), f'{name}, reference':told_by_reference(paint), f'{name}, reference without its print':told_by_reference(paint, ink=False)}
+        painters |= {f'{name}, no cue':told_nothing(paint), f'{name}, reference':told_by_reference(paint),
+                     f'{name}, reference without its print':told_by_reference(paint, ink=False)}
     return painters

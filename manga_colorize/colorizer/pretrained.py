@@ -72,7 +72,8 @@ def from_pretrained(cls,
     if name is not None and name not in embedded_models: return cls.load(_fetch(_check_name(name), revision), device)
     folder = embedded_folder(name := name or embedded_models[0])
     if not (folder/'config.json').exists(): raise ValueError(
-        f"expected the model {name} in the package, got one without: make your own with `{'manga-train BW COLOR --method cyclegan' if name=='cyclegan' else 'manga-demo'}`, "
+        f"expected the model {name} in the package, got one without: "
+        f"make your own with `{'manga-train BW COLOR --method cyclegan' if name=='cyclegan' else 'manga-demo'}`, "
         f"and load it with Colorizer.load")
     return cls.load(folder, device)
 

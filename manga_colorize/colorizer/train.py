@@ -38,7 +38,8 @@ def _place(folder): return str(folder) if str(folder)=='world' else str(Path(fol
 def _settings(method, folders, out, resume, options):
     "What was asked for, or what the run in `out` was begun with"
     usual = dict(method=method.name, folders=None) | usual_options(method)
-    if unknown := sorted(options.keys()-usual.keys()): raise ValueError(f"expected options of {method.name} among {', '.join(usual_options(method))}, got {', '.join(unknown)}")
+    if unknown := sorted(options.keys()-usual.keys()):
+        raise ValueError(f"expected options of {method.name} among {', '.join(usual_options(method))}, got {', '.join(unknown)}")
     return run_settings(dict(method=method.name, folders=[_place(f) for f in folders]) | options, usual, out, resume)
 
 def known_options(
