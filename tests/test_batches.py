@@ -7,7 +7,8 @@ import cv2,numpy as np,pytest,torch
 from fastai.basics import L1LossFlat,Learner,Module,chunked,nn
 import fastai.callback.progress,fastai.callback.schedule
 from manga_colorize.core import to_image,to_tensor,over_white
-from manga_colorize.dataset.batches import EpochDL,PageDL,Pictures,cue_seeds,cues,cut,luck,manga_dls,mirror,shuffled
+from manga_colorize.dataset.batches import EpochDL,PageDL,Pictures,cues,manga_dls
+from manga_colorize.dataset.augment import cue_seeds,cut,luck,mirror,shuffled
 from manga_colorize.dataset.build import build_dataset
 from manga_colorize.cues.blur import blur_cue
 from manga_colorize.sketches.sketchify import sketchify

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from ..core import show_pages
-from .batches import EpochDL,Pictures,cut,mirror
+from .batches import EpochDL,Pictures
+from .augment import cut,mirror
 from .build import read_metadata
 from .reading import Refused,read_color
 from .sources import Folder
