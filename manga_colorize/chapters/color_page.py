@@ -27,7 +27,7 @@ def owners(
     boxes, # Boxes (x, y, w, h), pixels
     shape  # Height and width of the page
 )->np.ndarray: # Number of the box that each pixel belongs to, int32 (H, W); -1 for none
-    "Share the page among its panels: an inset takes all of its box, neighbours meet halfway"
+    "Share the page among its panels: an inset takes all of its box, neighbors meet halfway"
     best,who = np.zeros(shape,np.int32),np.full(shape,-1,np.int32)
     for k in sorted(range(len(boxes)), key=lambda k: -boxes[k][2]*boxes[k][3]):
         d = _depth(boxes[k],shape); x,y,w,h = boxes[k]
@@ -69,11 +69,11 @@ def _knows_smooth_tones(paint):
 def color_page(
     page,         # A black and white page of any size, in any form that `to_image` takes
     paint,        # A `Colorizer`, or any function of a sketch, uint8 (H, W), and a cue, uint8 (H, W, 4); returns a picture
-    palette=None, # What guides it, as `reference_cue` takes it: a `Palette`, a coloured picture or a list of them; None for nothing
-    remember=False, # Add each panel to the palette as soon as it is coloured?
+    palette=None, # What guides it, as `reference_cue` takes it: a `Palette`, a colored picture or a list of them; None for nothing
+    remember=False, # Add each panel to the palette as soon as it is colored?
     **kwargs      # More for `reference_cue`
 )->np.ndarray: # RGB uint8 (H, W, 3)
-    "Colour a page panel by panel; balloons and gutters stay as grey as they were"
+    "Color a page panel by panel; balloons and gutters stay as grey as they were"
     grey = read_page(page); boxes = panels(grey); who,out = owners(boxes,grey.shape),np.repeat(grey[...,None],3,2)
     palette,shown = as_palette(palette),descreen(grey) if _knows_smooth_tones(paint) else grey
     for k,(x,y,w,h) in enumerate(boxes):

@@ -83,5 +83,6 @@ def manga_course(
     lessons = sorted(p for p in lesson_places(lessons_path()).values() if '/' not in p)
     print(f"Start with lesson 1:\n    jupyter lab {shlex.quote((Path(dst)/lessons[0]).as_posix())}")
     if not shutil.which('jupyter-lab'): print("JupyterLab comes with: pip install 'manga_colorize[lab]'")
-    print(f"{len(lessons)} lessons are in {dst}, in the order of their numbers. Reference notebooks, one for each part of the package, are in {Path(dst)/'reference'}.")
+    print(f"{len(lessons)} lessons are in {dst}, in the order of their numbers.")
+    print(f"Reference notebooks, one for each part of the package, are in {Path(dst)/'reference'}.")
     if kept: print(f"Left alone, because they are not as they came (--force replaces them): {', '.join(kept)}")
