@@ -8,20 +8,26 @@ root = Path(__file__).resolve().parent.parent
 index,readme,images = root/'nbs'/'index.ipynb',root/'README.md',root/'nbs'/'images'
 
 def visible(nb):
-    "Drop hidden cells and Quarto directives, and put the outputs' alt text aside"
+    "Drop hidden cells and Quarto directives"
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*(hide|default_exp)\s*$', c.source, re.M)]
     for c in nb.cells: c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
     nb.metadata.language_info = {'name':'python'}
     return nb
 
+def alts(nb):
+    "The alt text of each picture that a cell has drawn, in order"
+    return [kind.get('alt') or 'A picture' for c in nb.cells for o in c.get('outputs', []) for name,kind in o.get('metadata', {}).items() if name.startswith('image/')]
+
 def render():
     "The README's text and its pictures by path below `nbs/images`"
-    body,resources = MarkdownExporter().from_notebook_node(visible(nbformat.read(index, 4)))
+    nb = visible(nbformat.read(index, 4))
+    body,resources = MarkdownExporter().from_notebook_node(nb)
     pictures = {f'readme{i or ""}{Path(name).suffix}': data for i,(name,data) in enumerate(resources['outputs'].items())}
     for new,old in zip(pictures, resources['outputs']): body = body.replace(f'({old})', f'(nbs/images/{new})')
     body = re.sub(r'\]\((?!https?:|#|nbs/|\.\./)([^)]+\.ipynb)\)', r'](nbs/\1)', body).replace('](../', '](')
     body = body.replace('](images/', '](nbs/images/')
-    body = re.sub(r'!\[(png|jpeg|svg)\]', '![Sketch, colour cue, result and truth]', body)
+    drawn = iter(alts(nb))
+    body = re.sub(r'!\[(png|jpeg|svg)\]', lambda m: f'![{next(drawn)}]', body)
     return re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', body, flags=re.M)).strip()+'\n', pictures
 
 def main():

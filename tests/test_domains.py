@@ -291,8 +291,8 @@ def test_pairs_of_squares_and_the_error_on_people():
         with pytest.raises(ValueError, match='expected people'): people_errors(colors[:1], colors[:1], nobody)
 
 def test_error_of_a_mean_as_elsewhere():
-    from manga_colorize.evaluate.versus import mean_error
+    from manga_colorize.core import mean_error
     from manga_colorize.evaluate.adherence import Adherence
     for numbers in ([3.], [1.,2.,6.]):
         theirs = Adherence([dict(painter='a', picture=0, after=x, before=x, leak=x) for x in numbers]).rows[0]['after']
-        assert mean_error(numbers)==(theirs['mean'],theirs['error'])
+        assert mean_error(numbers)==theirs
