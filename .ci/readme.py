@@ -16,7 +16,8 @@ def visible(nb):
 
 def alts(nb):
     "The alt text of each picture that a cell has drawn, in order"
-    return [kind.get('alt') or 'A picture' for c in nb.cells for o in c.get('outputs', []) for name,kind in o.get('metadata', {}).items() if name.startswith('image/')]
+    shown = [(o,kind) for c in nb.cells for o in c.get('outputs', []) for kind in o.get('data', {}) if kind.startswith('image/')]
+    return [o.metadata.get(kind, {}).get('alt') or 'A picture' for o,kind in shown]
 
 def render():
     "The README's text and its pictures by path below `nbs/images`"

@@ -33,8 +33,7 @@ from manga_colorize.training.schedule import *
 from manga_colorize.color import split_lab,join_lab
 from manga_colorize.lab.bins import *
 from manga_colorize.lab.network import ColourNet,LabPainter,from_colorization_eccv16,grey_page
-from manga_colorize.lab.training import lab_learner
-from manga_colorize.lab.decoding import paint_at
+from manga_colorize.lab.training import lab_learner,paint_at
 from manga_colorize.evaluate.table import lab_table
 from manga_colorize.cyclegan.networks import *
 from manga_colorize.dataset.unpaired import unpaired_dls

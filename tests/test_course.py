@@ -94,6 +94,10 @@ def test_the_sidebar_keeps_the_order():
     listed = re.findall(r'course/\S+', (NBS/'sidebar.yml').read_text(encoding='utf-8'))
     assert listed==[f'course/{p.name}' for p in LESSONS]
 
+def test_the_index_lists_every_lesson_as_it_calls_itself():
+    rows = re.findall(r'^\| (\d+) \| \[(.+?)\]\(course/(\S+)\) \| .+ \| (\d*)(½?) \|$', '\n'.join(markdown(read(NBS/'index.ipynb'))), re.M)
+    assert [(int(i),t,name,int(n or 0)+.5*len(half)) for i,t,name,n,half in rows]==[(i,title(p),p.name,minutes(p)) for i,p in enumerate(LESSONS, 1)]
+
 # --- manga-course
 
 @pytest.fixture(scope='module')

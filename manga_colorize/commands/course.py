@@ -31,7 +31,7 @@ def lesson_places(
     src # Folder of notebooks, as `lessons_path` finds it
 )->dict: # Path below `src` -> path below the reader's folder
     "List the notebooks, and the pictures that their text shows; hidden files stay out"
-    found = sorted(f.relative_to(src).as_posix() for f in (*src.rglob('*.ipynb'),*src.glob('images/**/*')) if f.is_file())
+    found = sorted(f.relative_to(src).as_posix() for f in (*src.glob('*.ipynb'),*src.glob('*/*.ipynb'),*src.glob('images/**/*')) if f.is_file())
     return {name:new_place(name) for name in found if not re.search(r'(^|/)[._]', name)}
 
 # %% ../../nbs/commands/course.ipynb #c0urse05

@@ -15,12 +15,12 @@ def plot_losses(self:Adversarial,
     smooth=20, # Batches to average over
     ax=None    # Matplotlib axes; None for new ones
 ):
-    "Plot the forger's and the critic's loss, and ln 2, the loss of a coin"
+    "Plot the loss of generator and discriminator, and ln 2, the loss of a coin"
     curves = self.history[:,1:].T[:,None]
     width = max(1, min(smooth, len(self.history)))
     curves = F.avg_pool1d(curves, width, stride=1)[:,0] if len(self.history) else curves[:,0]
     ax = ax or plt.subplots(figsize=(6,2.5), dpi=70)[1]
-    for curve,label in zip(curves, ('forger','critic')): ax.plot(curve, label=label)
+    for curve,label in zip(curves, ('generator','discriminator')): ax.plot(curve, label=label)
     ax.axhline(math.log(2), color='grey', ls=':')
     ax.set_xlabel('batch'); ax.set_ylabel('loss'); ax.legend()
     return ax
@@ -33,6 +33,6 @@ class LiveLosses(Callback):
     def after_batch(self):
         if not hasattr(self.learn, 'adversarial') or not hasattr(self.learn, 'progress'): return
         if self.iter%self.every==0:
-            recent = zip(('L1','forger','critic'), torch.stack(self.adversarial.fresh[-self.every:]).mean(0).tolist())
+            recent = zip(('L1','generator','discriminator'), torch.stack(self.adversarial.fresh[-self.every:]).mean(0).tolist())
             self.text = '  '.join(f'{k} {v:.2f}' for k,v in recent)
         self.progress.pbar.comment = self.text
