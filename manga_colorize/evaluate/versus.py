@@ -16,7 +16,7 @@ def panel_pairs(
     pages,    # `Page`s of a World
     size:int, # Side of the squares, pixels
     least=.1  # Least share of a square that people must fill, 0 to 1
-)->tuple: # Lists of squares: black and white (size, size), colored (size, size, 3), where people are, bool (size, size)
+)->tuple: # Lists of squares: black and white (size, size), coloured (size, size, 3), where people are, bool (size, size)
     "Cut the panels of pages into squares of both kinds"
     fit = lambda a,how=cv2.INTER_AREA: cv2.resize(a, (size,size), interpolation=how)
     found = []
@@ -32,7 +32,7 @@ def people_errors(
     colors, # True squares, uint8 (H, W, 3)
     people  # Where people are, bool (H, W) each
 )->np.ndarray: # One number for each square
-    "Measure how far the colors of people are from the true ones, in CIEDE2000; `ValueError` for a square without people"
+    "Measure how far the colours of people are from the true ones, in CIEDE2000; `ValueError` for a square without people"
     sizes = [int(w.sum()) for w in people]
     if not sizes or not all(sizes): raise ValueError(f"expected people in every square, got {sizes} pixels of them")
     lab = lambda a,where: rgb_to_lab(to_image(a)[where])
