@@ -16,6 +16,7 @@ from ..world.artist import World
 from ..evaluate.adherence import rgb_to_lab
 from ..training.checkpoints import StopOnNaN
 from ..training.precision import fast_cbs
+import manga_colorize.training.schedule # a `Learner` learns `fit_flat_lin`
 from .describer import Describer,describe,fit_panel,grey_of,stranger,warmth
 from fastai.basics import *
 

@@ -12,6 +12,7 @@ from ..cues.blur import blur_cue,no_cue
 from ..cues.strokes import mixed_cue
 from ..training.checkpoints import StopOnNaN
 from ..training.precision import fast_cbs
+import manga_colorize.training.schedule # a `Learner` learns `fit_flat_lin`
 from .network import CueUnet
 from fastai.basics import *
 

@@ -15,6 +15,7 @@ from .network import LabPainter,exact,grey_page
 from .bins import encoding_loss,grey_mask,prior,rebalance_weights
 from ..training.checkpoints import StopOnNaN
 from ..training.precision import fast_cbs
+import manga_colorize.training.schedule # a `Learner` learns `fit_flat_lin`
 from fastai.basics import *
 
 # %% ../../nbs/course/12_the_color_network.ipynb #1df533c7
