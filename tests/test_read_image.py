@@ -66,6 +66,12 @@ def test_profiles_are_followed(wide, tmp_path, kind, kwargs):
     assert off(np.array(im), TRUE//2+64)>2 and off(read_image(tmp_path/'x'), TRUE//2+64)<1.5
     assert (image_array(Image.open(tmp_path/'x'))==read_image(tmp_path/'x')).all() and (read_color(tmp_path/'x')==read_image(tmp_path/'x')).all()
 
+@pytest.mark.parametrize('kind,kwargs', [('PNG',{}),('JPEG',dict(quality=97,subsampling=0)),('TIFF',{})])
+def test_profiles_of_turned_pictures(wide, tmp_path, kind, kwargs):
+    im,icc = wide; exif = Image.Exif(); exif[274] = 6
+    im.save(tmp_path/'x', kind, icc_profile=icc, exif=exif, **kwargs)
+    assert off(read_image(tmp_path/'x'), np.rot90(TRUE//2+64, -1))<1.5
+
 def test_profiles_and_alpha(wide, tmp_path):
     im,icc = wide; im = im.copy(); im.putalpha(77); im.save(tmp_path/'x.png', icc_profile=icc)
     a = read_image(tmp_path/'x.png')
