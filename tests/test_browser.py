@@ -18,7 +18,7 @@ from manga_colorize.colorizer.pretrained import from_pretrained # `Colorizer` le
 from manga_colorize.cues.stroke_data import replay
 
 STATIC = files('manga_colorize')/'static'
-LESSON = Path(__file__).resolve().parent.parent/'nbs'/'studio'/'03_painter.ipynb'
+LESSON = Path(__file__).resolve().parent.parent/'nbs'/'studio'/'painter.ipynb'
 LONG = 60_000 # Milliseconds to wait for anything; a busy machine is slow, and waiting costs nothing when all is well
 
 @pytest.fixture(scope='module')
