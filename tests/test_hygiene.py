@@ -8,7 +8,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 PLUMBING = { # notebooks about what cannot be seen: no picture has to come early
     'colorizer/files.ipynb', 'commands/options.ipynb', 'commands/start.ipynb', 'commands/words.ipynb', 'methods.ipynb', 'pix2pix/import_weights.ipynb',
-    'training/initialization.ipynb', 'training/precision.ipynb', 'training/schedule.ipynb',
 }
 rel = lambda p: p.relative_to(ROOT).as_posix()
 by_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=rel)
